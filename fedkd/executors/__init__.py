@@ -1,0 +1,1 @@
+"""How one worker trains its cohort of clients."""

@@ -1,0 +1,119 @@
+"""A model as ordered blocks: block names and shapes, a pure forward pass that also returns a cut, pooled linear heads.
+
+A client model is L blocks and a classifier, ``f = c o g^L o ... o g^1``; ``z^l`` is the output of block l. The classifier
+counts as block L+1 for averaging, never for knowledge (FedD2S, arXiv 2402.10846; head form decided here).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from fedkd import rng
+from fedkd.errors import ConfigError
+from fedkd.types import Arrays
+
+Params = Mapping[str, Tensor]
+
+
+class _CutForward(nn.Module):
+    """Runs the blocks in order and also returns the output of block ``cut``."""
+
+    def __init__(self, blocks: nn.Sequential) -> None:
+        super().__init__()
+        self.blocks = blocks
+
+    def forward(self, x: Tensor, cut: int) -> tuple[Tensor | None, Tensor]:
+        z = None
+        for position, block in enumerate(self.blocks, start=1):
+            x = block(x)
+            if position == cut:
+                z = x
+        return z, x
+
+
+
+class LayeredModel:
+    """A model plug-in's ``nn.Sequential`` (children block1..blockL, classifier) seen as ordered blocks.
+
+    The module holds no state of its own that matters: every call gets its parameters.
+    """
+
+    def __init__(self, module: nn.Sequential, shape: tuple[int, ...], classes: int) -> None:
+        names = [name for name, _ in module.named_children()]
+        expected = [f"block{i}" for i in range(1, len(names))] + ["classifier"]
+        if names != expected or len(names) < 2:
+            raise ConfigError(f"model children are {names}; expected block1..blockL and classifier")
+        self.module = module
+        self.shape, self.classes = shape, classes
+        self.blocks = len(names) - 1
+        self._wrapped = _CutForward(module)
+        self.names_of_block = [
+            [f"{child}.{n}" for n in module.get_submodule(child).state_dict()] for child in names
+        ]
+        self.parameter_names = tuple(n for n, _ in module.named_parameters())
+        self.names = tuple(n for block in self.names_of_block for n in block)
+        self.has_batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+        self.cut_shapes = self._dry_run()
+
+    def names_upto(self, level: int) -> list[str]:
+        """Parameter and buffer names of blocks 1..level (level L+1 = all)."""
+        return [n for block in self.names_of_block[:level] for n in block]
+
+    def forward(self, params: Params, x: Tensor, cut: int = 0, train: bool = False) -> tuple[Tensor | None, Tensor]:
+        """(z at the cut or None, logits [B, C]) with the given parameters; ``params`` may hold more names than needed."""
+        if self._wrapped.training != train:
+            self._wrapped.train(train)
+        own = {f"blocks.{n}": params[n] for n in self.names}
+        z, logits = functional_call(self._wrapped, own, (x, cut))
+        return z, logits
+
+    def initial(self, key: int) -> Arrays:
+        """Fresh parameters and buffers drawn under ``key`` with each layer's own initialisation."""
+        with rng.torch_scope(key):
+            for module in self.module.modules():
+                reset = getattr(module, "reset_parameters", None)
+                if callable(reset):
+                    reset()
+        return {n: t.detach().cpu().clone().numpy() for n, t in self.module.state_dict().items()}
+
+    def _dry_run(self) -> list[tuple[int, ...]]:
+        self.module.eval()
+        x = torch.zeros((1, *self.shape))
+        shapes: list[tuple[int, ...]] = []
+        with torch.no_grad():
+            for block in self.module:
+                x = block(x)
+                shapes.append(tuple(x.shape[1:]))
+        if shapes.pop() != (self.classes,):
+            raise ConfigError(f"the classifier of the model does not end in {self.classes} classes")
+        return shapes
+
+
+def pool(z: Tensor, size: int) -> Tensor:  # [B, ...] -> [B, d]
+    """Parameter-free adaptive average pool of feature maps to at most size x size, then flatten (size 0: no pool).
+
+    It runs on the client before upload: the same function as on the server, in a smaller message.
+    """
+    if z.dim() == 4 and size and (z.shape[2] > size or z.shape[3] > size):
+        z = F.adaptive_avg_pool2d(z, (min(size, z.shape[2]), min(size, z.shape[3])))
+    return z.flatten(1)
+
+
+def pooled_width(cut_shape: tuple[int, ...], size: int) -> int:
+    """d_l: how many numbers per sample are left after ``pool``."""
+    width = 1
+    for axis, n in enumerate(cut_shape):
+        width *= min(size, n) if size and axis > 0 and len(cut_shape) == 3 else n
+    return width
+
+
+def head_initial(width: int, classes: int, key: int) -> Arrays:
+    """A linear head's first weight [C, d] and bias [C], as ``nn.Linear`` draws them."""
+    with rng.torch_scope(key):
+        linear = nn.Linear(width, classes)
+    return {"weight": linear.weight.detach().numpy(), "bias": linear.bias.detach().numpy()}

@@ -1,0 +1,1 @@
+"""Losses: per-sample terms in float32, one file each."""

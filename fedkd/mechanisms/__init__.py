@@ -1,0 +1,1 @@
+"""What is done to an upload or a broadcast before it leaves."""

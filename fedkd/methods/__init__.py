@@ -1,0 +1,1 @@
+"""Federated methods: one file each, client and server half as pure functions."""

@@ -1,0 +1,1 @@
+"""Backbones as ordered blocks, shallow to deep."""

@@ -1,0 +1,1 @@
+"""How likely a token or label is private."""
