@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import optimize, special, stats
 
 from fedkd.inference import (
     Resampled,
@@ -41,6 +41,7 @@ from fedkd.intervals import (
 )
 
 __all__ = [
+    "AucMoments",
     "Estimate",
     "Halves",
     "Resampled",
@@ -49,6 +50,7 @@ __all__ = [
     "auc",
     "auc_bca",
     "auc_delong",
+    "auc_moments",
     "clopper_pearson",
     "detectable_auc",
     "detectable_rate",
@@ -162,35 +164,60 @@ def placements(members: npt.ArrayLike, non_members: npt.ArrayLike) -> tuple[Floa
     return below, above
 
 
+@dataclass(frozen=True)
+class AucMoments:
+    """The AUC and DeLong's variance, from which an interval at any level follows."""
+
+    value: float
+    """AUC, 0..1."""
+    variance: float
+    """DeLong's variance of the AUC."""
+    pairs: int
+    """Disjoint member and non-member pairs: the smaller class."""
+
+    def interval(self, level: float = 0.95) -> Estimate:
+        """Interval on the logit scale, so that its ends stay inside 0..1.
+
+        Where the variance is zero (perfect separation, all ties) it is the exact one over disjoint pairs: wide, not a
+        point.
+
+        Raises: ValueError for a level outside (0, 1).
+        """
+        check_level(level)
+        if self.variance < 1e-24 or not 0.0 < self.value < 1.0:
+            return _degenerate(round(self.value, 12), self.pairs, level)
+        spread = math.sqrt(self.variance) / (self.value * (1.0 - self.value))
+        centre = math.log(self.value / (1.0 - self.value))
+        half = float(stats.norm.ppf(0.5 + level / 2.0)) * spread
+        low, high = (float(special.expit(centre + side * half)) for side in (-1.0, 1.0))
+        return Estimate(self.value, low, high, level)
+
+
 def _degenerate(value: float, pairs: int, level: float) -> Estimate:
-    # All sampled pairs agree (or tie), so ``pairs`` disjoint, hence independent, pairs agree too: exact and
-    # conservative.
+    # All sampled pairs agree (or tie), so ``pairs`` disjoint, hence independent, pairs agree too: exact, conservative.
     low, _ = clopper_pearson(pairs, pairs, level)
     if value == 0.5:
         return Estimate(0.5, 0.5 - (1.0 - low) / 2.0, 0.5 + (1.0 - low) / 2.0, level)
     return Estimate(value, low, 1.0, level) if value > 0.5 else Estimate(value, 0.0, 1.0 - low, level)
 
 
-def auc_delong(members: npt.ArrayLike, non_members: npt.ArrayLike, level: float = 0.95) -> Estimate:
-    """AUC with DeLong's variance on the logit scale (so the ends stay inside 0..1).
-
-    Where that variance is zero (perfect separation, all ties) the interval is the exact one over min(n, m)
-    disjoint pairs, which is wide, instead of a point.
+def auc_moments(members: npt.ArrayLike, non_members: npt.ArrayLike) -> AucMoments:
+    """AUC and DeLong's variance of [n] and [m] scores.
 
     Raises: TooFew with fewer than two candidates on a side, ValueError for NaN.
     """
-    check_level(level)
     positives, negatives = _sides(members, non_members, least=2)
     below, above = placements(positives, negatives)
-    value = float(below.mean())
     variance = float(below.var(ddof=1) / below.size + above.var(ddof=1) / above.size)
-    if variance < 1e-24 or not 0.0 < value < 1.0:
-        return _degenerate(round(value, 12), min(below.size, above.size), level)
-    centre, spread = math.log(value / (1.0 - value)), math.sqrt(variance) / (value * (1.0 - value))
-    half = float(stats.norm.ppf(0.5 + level / 2.0)) * spread
-    return Estimate(
-        value, 1.0 / (1.0 + math.exp(half - centre)), 1.0 / (1.0 + math.exp(-half - centre)), level
-    )
+    return AucMoments(float(below.mean()), variance, min(below.size, above.size))
+
+
+def auc_delong(members: npt.ArrayLike, non_members: npt.ArrayLike, level: float = 0.95) -> Estimate:
+    """AUC with DeLong's variance on the logit scale; exact and wide where that variance is zero.
+
+    Raises: TooFew with fewer than two candidates on a side, ValueError for NaN.
+    """
+    return auc_moments(members, non_members).interval(level)
 
 
 def auc_bca(
@@ -243,29 +270,22 @@ def _bootstrap_aucs(positives: Floats, negatives: Floats, rng: np.random.Generat
 def roc_frontier(members: npt.ArrayLike, non_members: npt.ArrayLike) -> tuple[Floats, Floats]:
     """Vertices (fpr, tpr) of the upper concave envelope of the ROC, from (0, 0) to (1, 1).
 
-    Points between vertices are reachable by mixing two thresholds, so interpolation is honest here; "the last
-    index with fpr <= x" jumps where points are few. A picture only: estimates come from `tpr_at_fpr`.
+    Points between vertices are reachable by mixing two thresholds, so interpolation is honest here; "the last index
+    with fpr <= x" jumps where points are few. A picture only: estimates come from `tpr_at_fpr`. The envelope is the isotonic
+    fit of the member share over falling scores (pool adjacent violators), which takes linear time after the sort.
 
     Raises: TooFew for an empty side, ValueError for NaN.
     """
     positives, negatives = _sides(members, non_members)
     scores = np.concatenate([positives, negatives])
     order = np.argsort(-scores, kind="stable")
-    is_member = order < positives.size
     last = np.append(np.flatnonzero(np.diff(scores[order])), scores.size - 1)
-    tpr = np.append(0.0, np.cumsum(is_member)[last] / positives.size)
-    fpr = np.append(0.0, np.cumsum(~is_member)[last] / negatives.size)
-    keep: list[int] = []
-    for index in np.flatnonzero(np.append(True, np.diff(tpr) > 0) | (fpr == 1.0)).tolist():
-        while len(keep) > 1 and _turns_up(fpr, tpr, keep[-2], keep[-1], index):
-            keep.pop()
-        keep.append(index)
-    return fpr[keep], tpr[keep]
-
-
-def _turns_up(fpr: Floats, tpr: Floats, first: int, middle: int, last: int) -> bool:
-    rise = (tpr[middle] - tpr[first]) * (fpr[last] - fpr[first])
-    return bool(rise <= (tpr[last] - tpr[first]) * (fpr[middle] - fpr[first]))
+    hits = np.append(0, np.cumsum(order < positives.size)[last])
+    seen = np.append(0, last + 1)
+    weights = np.diff(seen).astype(np.float64)
+    fit = optimize.isotonic_regression(np.diff(hits) / weights, weights=weights, increasing=False)
+    ends = np.asarray(fit.blocks)
+    return (seen - hits)[ends] / negatives.size, hits[ends] / positives.size
 
 
 def frontier_tpr(frontier: tuple[Floats, Floats], fpr: npt.ArrayLike) -> Floats:

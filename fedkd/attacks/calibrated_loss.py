@@ -39,15 +39,11 @@ def score(
     target = mean_logprob(target_logprob, lengths)
     shadow, inside = np.asarray(shadow_logprob, dtype=np.float64), np.asarray(shadow_in, dtype=np.bool_)
     if shadow.ndim != 2 or shadow.shape != inside.shape or shadow.shape[1] != target.size:
-        raise ValueError(
-            f"references must be [S, {target.size}], got {shadow.shape} and membership {inside.shape}"
-        )
+        raise ValueError(f"references must be [S, {target.size}], got {shadow.shape} and membership {inside.shape}")
     if np.isnan(shadow).any():
         raise ValueError("reference log-probabilities contain NaN")
     count = (~inside).sum(axis=0)
     least = max(1, config.minimum_references)
     if (count < least).any():
-        raise ValueError(
-            f"{int((count < least).sum())} examples have fewer than {least} models that did not see them"
-        )
+        raise ValueError(f"{int((count < least).sum())} examples have fewer than {least} models that did not see them")
     return np.asarray(target - np.where(inside, 0.0, shadow).sum(axis=0) / count, dtype=np.float64)

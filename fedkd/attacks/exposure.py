@@ -154,16 +154,11 @@ def audit(
         np.asarray(reference_score, dtype=np.float64),
     )
     if references.size < config.minimum_references:
-        raise ValueError(
-            f"n/a (too few references): {config.minimum_references} needed, got {references.size}"
-        )
+        raise ValueError(f"n/a (too few references): {config.minimum_references} needed, got {references.size}")
     better, tied = count_better(scores, references)
     bits = exposure_sampled(better, references.size)
     middle = math.log2(references.size) - np.log2(better + tied / 2.0 + 1.0)
-    tests = {
-        index: mann_whitney(scores[rows], references)
-        for index, rows in _strata(repetitions, group, scores.size)
-    }
+    tests = {index: mann_whitney(scores[rows], references) for index, rows in _strata(repetitions, group, scores.size)}
     shares = tied / references.size
     return _report(config, "sampled", references.size, bits, middle, shares, repetitions, group, tests)
 
@@ -195,9 +190,7 @@ def audit_exact(
     return _report(config, "exact", space, bits, middle, ties / space, repetitions, group, tests)
 
 
-def _strata(
-    repetitions: npt.ArrayLike, group: npt.ArrayLike | None, size: int
-) -> list[tuple[tuple[str, int], Ints]]:
+def _strata(repetitions: npt.ArrayLike, group: npt.ArrayLike | None, size: int) -> list[tuple[tuple[str, int], Ints]]:
     counts = np.asarray(repetitions, dtype=np.int64)
     names = np.full(size, "all") if group is None else np.asarray(group).astype(str)
     if size == 0 or counts.shape != (size,) or names.shape != (size,):
@@ -222,9 +215,7 @@ def _report(
     for key, rows in _strata(repetitions, group, bits.size):
         own = bits[rows]
         half = (
-            float(stats.t.ppf(0.975, rows.size - 1) * own.std(ddof=1) / rows.size**0.5)
-            if rows.size > 1
-            else math.nan
+            float(stats.t.ppf(0.975, rows.size - 1) * own.std(ddof=1) / rows.size**0.5) if rows.size > 1 else math.nan
         )
         mean, counted = float(own.mean()), int((own >= config.counted_bits).sum())
         q25, q50, q75 = (float(q) for q in np.quantile(own, [0.25, 0.5, 0.75]))

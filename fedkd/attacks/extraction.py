@@ -141,9 +141,7 @@ def audit(config: Config, *, train: npt.ArrayLike, held_out: npt.ArrayLike) -> R
         clopper_pearson(int(side.sum()), side.size, wide) for side in (own, other)
     )
     low, high = own_low - other_high, own_high - other_low
-    return Report(
-        config.kind, rate, control, Estimate(rate.value - control.value, low, high, config.level), low > 0.0
-    )
+    return Report(config.kind, rate, control, Estimate(rate.value - control.value, low, high, config.level), low > 0.0)
 
 
 def _rate(hits: Bools, level: float) -> Estimate:

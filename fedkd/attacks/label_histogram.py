@@ -90,9 +90,7 @@ def audit(
     estimate = histogram(class_mass)
     counts = np.asarray(label_counts, dtype=np.float64)
     if counts.shape != estimate.shape or counts.shape[0] < 2:
-        raise ValueError(
-            f"needs true counts for at least two clients, got {counts.shape} for {estimate.shape}"
-        )
+        raise ValueError(f"needs true counts for at least two clients, got {counts.shape} for {estimate.shape}")
     if not (counts.sum(axis=1) > 0).all():
         raise ValueError("every audited client needs at least one label")
     truth = histogram(counts)

@@ -58,9 +58,7 @@ def _check(phi: Floats, shadow: Floats, inside: Bools, config: Config) -> None:
     if config.mode not in ("online", "offline"):
         raise ValueError(f"unknown mode {config.mode!r}; valid: online, offline")
     if phi.ndim != 1 or shadow.ndim != 2 or shadow.shape != inside.shape or shadow.shape[1] != phi.size:
-        raise ValueError(
-            f"phi is [N], shadows are [S, N]; got {phi.shape}, {shadow.shape} and {inside.shape}"
-        )
+        raise ValueError(f"phi is [N], shadows are [S, N]; got {phi.shape}, {shadow.shape} and {inside.shape}")
     if shadow.shape[0] == 0:
         raise ValueError("needs at least one shadow model")
     if not (np.isfinite(phi).all() and np.isfinite(shadow).all()):
@@ -90,9 +88,7 @@ def score(
     out_sd = _spread(shadow, ~inside, out_counts, config, shadow.shape[0])
     if config.mode == "offline":
         if (out_counts == 0).any():
-            raise ValueError(
-                f"{int((out_counts == 0).sum())} examples have no shadow that did not train on them"
-            )
+            raise ValueError(f"{int((out_counts == 0).sum())} examples have no shadow that did not train on them")
         return np.asarray((own - out_centre) / out_sd, dtype=np.float64)
     in_centre, in_counts = _centres(shadow, inside)
     in_sd = _spread(shadow, inside, in_counts, config, shadow.shape[0])

@@ -77,9 +77,7 @@ def per_client(
     scores = np.empty_like(values)
     for client in range(values.shape[1]):
         others = np.delete(values, client, axis=1)
-        limit = others.mean(axis=1, keepdims=True) + config.drop_above * others.std(
-            axis=1, ddof=1, keepdims=True
-        )
+        limit = others.mean(axis=1, keepdims=True) + config.drop_above * others.std(axis=1, ddof=1, keepdims=True)
         kept = others <= limit
         count = kept.sum(axis=1)
         mean = np.where(kept, others, 0.0).sum(axis=1) / count
@@ -124,10 +122,6 @@ def source_inference(scores: Floats, owner: npt.ArrayLike, level: float = 0.95) 
 
 def _owners(client: npt.ArrayLike, scores: Floats) -> Ints:
     owners = np.asarray(client, dtype=np.int64)
-    if owners.shape != scores.shape[:1] or (
-        owners.size and not ((owners >= 0) & (owners < scores.shape[1])).all()
-    ):
-        raise ValueError(
-            f"needs one client number in 0..{scores.shape[1] - 1} for each of {scores.shape[0]} examples"
-        )
+    if owners.shape != scores.shape[:1] or (owners.size and not ((owners >= 0) & (owners < scores.shape[1])).all()):
+        raise ValueError(f"needs one client number in 0..{scores.shape[1] - 1} for each of {scores.shape[0]} examples")
     return owners
