@@ -21,20 +21,19 @@ Params = Mapping[str, Tensor]
 
 
 class _CutForward(nn.Module):
-    """Runs the blocks in order and also returns the output of block ``cut``."""
+    """Runs the blocks in order and also returns the outputs of the blocks in ``cuts``."""
 
     def __init__(self, blocks: nn.Sequential) -> None:
         super().__init__()
         self.blocks = blocks
 
-    def forward(self, x: Tensor, cut: int) -> tuple[Tensor | None, Tensor]:
-        z = None
+    def forward(self, x: Tensor, cuts: tuple[int, ...]) -> tuple[dict[int, Tensor], Tensor]:
+        z: dict[int, Tensor] = {}
         for position, block in enumerate(self.blocks, start=1):
             x = block(x)
-            if position == cut:
-                z = x
+            if position in cuts:
+                z[position] = x
         return z, x
-
 
 
 class LayeredModel:
@@ -64,12 +63,14 @@ class LayeredModel:
         """Parameter and buffer names of blocks 1..level (level L+1 = all)."""
         return [n for block in self.names_of_block[:level] for n in block]
 
-    def forward(self, params: Params, x: Tensor, cut: int = 0, train: bool = False) -> tuple[Tensor | None, Tensor]:
-        """(z at the cut or None, logits [B, C]) with the given parameters; ``params`` may hold more names than needed."""
+    def forward(
+        self, params: Params, x: Tensor, cuts: tuple[int, ...] = (), train: bool = False
+    ) -> tuple[dict[int, Tensor], Tensor]:
+        """({cut: z}, logits [B, C]) with the given parameters; ``params`` may hold more names than needed."""
         if self._wrapped.training != train:
             self._wrapped.train(train)
         own = {f"blocks.{n}": params[n] for n in self.names}
-        z, logits = functional_call(self._wrapped, own, (x, cut))
+        z, logits = functional_call(self._wrapped, own, (x, cuts))
         return z, logits
 
     def initial(self, key: int) -> Arrays:

@@ -1,0 +1,69 @@
+"""Jobs that several methods share: local training on labels, and fine-tuning of a copy at scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fedkd import rng
+from fedkd.layers import Params
+from fedkd.setting import Setting
+from fedkd.train import BatchLoss, Job, stage, to_tensors
+from fedkd.types import Arrays, ClientData
+
+
+def batch_order(setting: Setting, round: int, client: int, rows: int, epochs: int) -> npt.NDArray[np.int64]:
+    """[epochs, rows] a permutation per epoch, from its own stream: equal for all methods of a seed."""
+    stream = rng.experiment(setting.seed, "batch order", round, client)
+    return np.stack([stream.permutation(rows) for _ in range(epochs)]) if epochs else np.empty((0, rows), dtype=np.int64)
+
+
+def cross_entropy(setting: Setting) -> BatchLoss:
+    """Per-sample cross-entropy of the whole model on labels."""
+
+    def loss(params: Params, x: Tensor, y: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        return setting.supervised(setting.model.forward(params, x, train=True)[1], None, y)
+
+    return loss
+
+
+def local_job(
+    setting: Setting,
+    round: int,
+    data: ClientData,
+    params: Arrays,
+    *,
+    loss: BatchLoss | None = None,
+    extra_trainable: tuple[str, ...] = (),
+    targets: dict[str, Tensor] | None = None,
+    epochs: int | None = None,
+    learning_rate: float | None = None,
+) -> Job:
+    """One round of local training with the experiment's optimizer, by default on cross-entropy alone."""
+    e = setting.experiment
+    x, y = stage(data.train, setting.device)
+    epochs = e.local_epochs if epochs is None else epochs
+    return Job(
+        client=data.client,
+        params=to_tensors(params, setting.device),
+        trainable=(*setting.model.parameter_names, *extra_trainable),
+        x=x,
+        y=y,
+        loss=loss or cross_entropy(setting),
+        order=batch_order(setting, round, data.client, len(y), epochs),
+        learning_rate=setting.learning_rate(round) if learning_rate is None else learning_rate,
+        momentum=e.momentum,
+        weight_decay=e.weight_decay,
+        batch_size=e.batch_size,
+        targets=targets or {},
+    )
+
+
+def as_arrays(params: Mapping[str, Tensor], names: tuple[str, ...] | list[str]) -> Arrays:
+    """NumPy copies of the named tensors."""
+    with torch.no_grad():
+        return {n: params[n].detach().cpu().numpy().copy() for n in names}

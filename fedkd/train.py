@@ -1,0 +1,161 @@
+"""The job that a method hands to an executor, the local SGD step on one flat vector, and the only evaluation loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedkd.layers import LayeredModel, Params
+from fedkd.types import Arrays, Split
+
+CHUNK = 1024
+"""Rows per evaluation batch: fixed, because the bits of a row depend on the batch's row count."""
+
+BatchLoss = Callable[[Params, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
+"""(params, x [B, ...], y [B], targets) -> per-sample terms [B]; pure and vmap-able."""
+
+
+@dataclass
+class Job:
+    """One client's local training of one round."""
+
+    client: int
+    params: dict[str, Tensor]
+    """everything the loss reads; the executor trains a copy"""
+    trainable: tuple[str, ...]
+    x: Tensor
+    """[K, *shape]"""
+    y: Tensor
+    """[K] int64"""
+    loss: BatchLoss
+    order: npt.NDArray[np.int64]
+    """[epochs, K] the order of samples"""
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    batch_size: int
+    targets: dict[str, Tensor] = field(default_factory=dict)
+    """per-sample targets, [K, ...] each, in the order of x"""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs over the client's samples."""
+        return len(self.order)
+
+
+class FlatVector:
+    """Named tensors as 64-byte aligned views of one flat vector, so that load, step and average are single operations.
+
+    The total is padded to a multiple of 64 numbers: a value's update never depends on what else is in the vector.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+        spans: list[tuple[str, int, Tensor]] = []
+        size = 0
+        for name, value in tensors.items():
+            spans.append((name, size, value))
+            size += -(-value.numel() // 16) * 16
+        self.values = torch.zeros(-(-size // 64) * 64, device=device)
+        self.grads = torch.zeros_like(self.values)
+        self.views: dict[str, Tensor] = {}
+        for name, start, value in spans:
+            view = self.values[start : start + value.numel()].view(value.shape)
+            view.copy_(value)
+            leaf = view.detach().requires_grad_(True)
+            leaf.grad = self.grads[start : start + value.numel()].view(value.shape)
+            self.views[name] = leaf
+
+
+def sgd(job: Job) -> dict[str, Tensor]:
+    """Train a copy of the job's parameters by SGD with momentum (fresh buffer) and return it, detached.
+
+    A step averages the per-sample terms over the rows of the batch. The same update as ``torch.optim.SGD``, written on a
+    flat vector.
+    """
+    flat = FlatVector({n: job.params[n] for n in job.trainable}, job.x.device)
+    trained = set(job.trainable)
+    params: dict[str, Tensor] = {n: v.clone() for n, v in job.params.items() if n not in trained}
+    params.update(flat.views)
+    velocity: Tensor | None = None
+    order = torch.from_numpy(job.order).to(job.x.device)
+    for epoch in range(job.epochs):
+        for rows in order[epoch].split(job.batch_size):
+            flat.grads.zero_()
+            targets = {n: t[rows] for n, t in job.targets.items()}
+            job.loss(params, job.x[rows], job.y[rows], targets).mean().backward()
+            with torch.no_grad():
+                if job.weight_decay:
+                    flat.grads.add_(flat.values, alpha=job.weight_decay)
+                if job.momentum and velocity is None:
+                    velocity = flat.grads.clone()
+                elif velocity is not None:
+                    velocity.mul_(job.momentum).add_(flat.grads)
+                flat.values.add_(flat.grads if velocity is None else velocity, alpha=-job.learning_rate)
+    return {n: v.detach() for n, v in params.items()}
+
+
+class Adam:
+    """Adam on a dict of tensors whose state is plain arrays, so that a server can commit it (Kingma & Ba, 2015)."""
+
+    def __init__(self, params: Mapping[str, Tensor], lr: float, state: Arrays | None = None) -> None:
+        self.params, self.lr = params, lr
+        get = state or {}
+        self.step_count = int(get["step"]) if "step" in get else 0
+        self.first = {n: _tensor_or_zero(get.get(f"m.{n}"), p) for n, p in params.items()}
+        self.second = {n: _tensor_or_zero(get.get(f"v.{n}"), p) for n, p in params.items()}
+
+    @torch.no_grad()
+    def step(self, grads: Sequence[Tensor]) -> None:
+        """One update, in place; ``grads`` in the order of the parameters."""
+        self.step_count += 1
+        correct1, correct2 = 1 - 0.9**self.step_count, 1 - 0.999**self.step_count
+        for (name, p), g in zip(self.params.items(), grads, strict=True):
+            m, v = self.first[name].lerp_(g, 0.1), self.second[name].mul_(0.999).addcmul_(g, g, value=0.001)
+            p.addcdiv_(m, (v.sqrt() / correct2**0.5).add_(1e-8), value=-self.lr / correct1)
+
+    def state(self) -> Arrays:
+        """Arrays that rebuild this optimizer."""
+        out: Arrays = {"step": np.array(self.step_count, dtype=np.int64)}
+        for name in self.params:
+            out[f"m.{name}"], out[f"v.{name}"] = to_numpy(self.first[name]), to_numpy(self.second[name])
+        return out
+
+
+def _tensor_or_zero(value: npt.NDArray[np.float32] | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if value is None else torch.tensor(value, device=like.device)
+
+
+def to_numpy(tensor: Tensor) -> npt.NDArray[np.float32]:
+    """A NumPy copy on the CPU."""
+    return tensor.detach().cpu().numpy().copy()
+
+
+def to_tensors(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
+    """Copies of named arrays as tensors on the device."""
+    return {n: torch.tensor(v, device=device) for n, v in arrays.items()}
+
+
+def stage(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(x [K, ...] float32, y [K] int64) of a split on the device, copied once (64-byte aligned)."""
+    return torch.tensor(np.asarray(split.x), device=device), torch.tensor(np.asarray(split.y, dtype=np.int64), device=device)
+
+
+@torch.no_grad()
+def logits(model: LayeredModel, params: Params, x: Tensor) -> Tensor:  # [K, C]
+    """Logits in eval mode, in chunks of fixed size over one client's rows."""
+    return torch.cat([model.forward(params, part)[1] for part in x.split(CHUNK)])
+
+
+def evaluate(model: LayeredModel, params: Params, x: Tensor, y: Tensor) -> tuple[float, float]:
+    """(accuracy in 0..1, mean cross-entropy in nats) of one client's rows; (nan, nan) without rows."""
+    if len(y) == 0:
+        return float("nan"), float("nan")
+    out = logits(model, params, x)
+    accuracy = int((out.argmax(1) == y).sum()) / len(y)
+    return accuracy, float(F.cross_entropy(out.double(), y))

@@ -1,0 +1,1 @@
+"""The server side of the Flower app: one generic Strategy that carries any method; it names none."""

@@ -1,0 +1,249 @@
+"""One round as the server sees it: who was asked, who answered, who failed and why, and the rows that it leaves behind."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import ConfigRecord, Message, MetricRecord
+
+from clients import codec
+from fedkd import metrics as statistics
+from fedkd.errors import UploadError
+from fedkd.fixed_point import Sums
+from fedkd.store import NEVER
+from fedkd.types import Array, Schema, Upload
+from fedkd.uploads import Uploads, check
+
+
+@dataclass
+class Answer:
+    """One client's accepted answer."""
+
+    metrics: dict[str, float]
+    version: int
+    digest: str
+    bytes_up: int
+
+
+@dataclass
+class Failure:
+    """Why a client's part of a round was lost. ``replied``: a failure record came, rather than nothing at all."""
+
+    client: int
+    node: int
+    error: str
+    where: str
+    message: str
+    replied: bool
+
+
+@dataclass
+class Round:
+    """Bookkeeping of round ``number``, over all attempts."""
+
+    number: int
+    cohort: list[int]
+    uploads: Uploads
+    sizes: Array | None
+    max_bytes: float
+    attempt: int = 0
+    started: float = field(default_factory=time.perf_counter)
+    asked: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
+    """group id of a message -> (node, clients)"""
+    answers: dict[int, Answer] = field(default_factory=dict)
+    failures: dict[int, Failure] = field(default_factory=dict)
+    bytes_down: dict[int, int] = field(default_factory=dict)
+    wire_up: int = 0
+    wire_down: int = 0
+
+    @property
+    def schema(self) -> Schema:
+        """What every upload of this round must look like."""
+        return self.uploads.schema
+
+    def receive(self, replies: list[Message]) -> None:
+        """Sort replies into answers and failures; clients of a message without a reply fail as "NoReply"."""
+        waiting = dict(self.asked)
+        for reply in replies:
+            node, clients = waiting.pop(reply.metadata.group_id, (reply.metadata.src_node_id, []))
+            if reply.has_error():
+                reason = str(reply.error.reason or "").splitlines()
+                for client in clients:
+                    self._fail(client, node, f"FlowerError{reply.error.code}", "", reason[0] if reason else "", replied=False)
+                continue
+            self.wire_up += codec.message_bytes(reply.content)
+            summed = self._take_sums(reply, node, clients)
+            for client in clients:
+                self._take(reply, node, client, client in summed)
+        for node, clients in waiting.values():
+            for client in clients:
+                self._fail(client, node, "NoReply", "", "no reply within round-timeout-s", replied=False)
+
+    def _take(self, reply: Message, node: int, client: int, summed: bool) -> None:
+        content = reply.content
+        failure = content.get(f"failure.{client}")
+        if isinstance(failure, ConfigRecord):
+            said = {k: str(failure.get(k, "")) for k in ("error", "where", "message")}
+            self._fail(client, node, said["error"], said["where"], said["message"], replied=True)
+            return
+        try:
+            numbers = content.get(f"metrics.{client}")
+            if not isinstance(numbers, MetricRecord):
+                raise UploadError("neither metrics nor a failure record came")
+            metrics = {k: float(v) for k, v in numbers.items() if isinstance(v, int | float)}
+            weight = int(metrics.get("num-examples", 0))
+            self._check_weight(client, weight)
+            kinds = {} if summed or weight == 0 else codec.read_client(content, client)
+            if not summed and weight > 0:
+                upload = Upload(client, weight, kinds)
+                check(self.schema, upload, self.max_bytes)
+                self.uploads.rows.append(upload)
+            version, digest = _state_of(content.get(f"state.{client}"), self.number)
+            size = self._summed_bytes(client) if summed else codec.upload_bytes(client, kinds)
+            self.answers[client] = Answer(metrics, version, digest, size)
+            self.failures.pop(client, None)
+        except UploadError as error:
+            self._fail(client, node, "UploadError", "", str(error), replied=True)
+
+    def _take_sums(self, reply: Message, node: int, clients: list[int]) -> set[int]:
+        """Add a worker's sums; refuse them whole where they do not fit what was declared."""
+        meta = reply.content.get("sum-meta")
+        if not isinstance(meta, ConfigRecord):
+            return set()
+        try:
+            summed = [int(c) for c in meta["clients"]]  # type: ignore[union-attr]
+            weight = int(meta["weight"])  # type: ignore[arg-type]
+            if not set(summed) <= set(clients) or len(set(summed)) != len(summed) or weight <= 0:
+                raise UploadError("the sums name clients that were not asked")
+            if self.sizes is not None and weight != sum(int(self.sizes[c]) for c in summed):
+                raise UploadError("the weight of the sums is not the clients' number of samples")
+            sums: dict[str, Sums] = {}
+            for kind, fields in self.schema.items():
+                part = codec.from_record(reply.content[f"sum.{kind}"])  # type: ignore[arg-type]
+                if {n: v.shape for n, v in part.items()} != {n: f.shape for n, f in fields.items()}:
+                    raise UploadError(f"sum.{kind}: names or shapes are not as declared")
+                if any(str(v.dtype) != "int64" for v in part.values()):
+                    raise UploadError(f"sum.{kind}: not int64 fixed point")
+                sums[kind] = part
+            self.uploads.add_sums(sums, weight, summed)
+            return set(summed)
+        except (UploadError, KeyError) as error:
+            for client in clients:
+                self._fail(client, node, "UploadError", "", str(error), replied=True)
+            reply.content.clear()
+            return set()
+
+    def _check_weight(self, client: int, weight: int) -> None:
+        if weight < 0 or (self.sizes is not None and weight != int(self.sizes[client])):
+            raise UploadError(f"num-examples = {weight} is not this client's number of training samples")
+
+    def _summed_bytes(self, client: int) -> int:
+        import numpy as np
+
+        shapes = {k: {n: np.empty(f.shape, f.dtype) for n, f in fs.items()} for k, fs in self.schema.items()}  # type: ignore[arg-type]
+        return codec.upload_bytes(client, shapes)
+
+    def _fail(self, client: int, node: int, error: str, where: str, message: str, *, replied: bool) -> None:
+        self.failures[client] = Failure(client, node, error, where, message, replied)
+
+    # ----- rows ---------------------------------------------------------------------------------------------------------
+    def failure_rows(self) -> list[dict[str, Any]]:
+        """Objects of ``failures.jsonl``."""
+        return [
+            {"round": self.number, "client": f.client, "node": str(f.node), "error": f.error, "where": f.where, "message": f.message}
+            for _, f in sorted(self.failures.items())
+        ]
+
+    def client_rows(self, when: str) -> list[dict[str, Any]]:
+        """Objects of ``clients.jsonl``, one per client that took part, ascending; scores of "local" training filled in."""
+        rows: list[dict[str, Any]] = []
+        for client, answer in sorted(self.answers.items()):
+            row: dict[str, Any] = {
+                "round": self.number,
+                "client": client,
+                "num_train": int(answer.metrics.get("num-examples", 0)),
+                "num_test": int(answer.metrics.get("num-test", 0)),
+                "accuracy": None,
+                "loss": None,
+                "bytes_up": answer.bytes_up,
+                "bytes_down": self.bytes_down.get(client, 0),
+                "seconds": round(answer.metrics.get("seconds", 0.0), 6),
+                "split": "test",
+                "when": when,
+                "val_accuracy": None,
+                "val_loss": None,
+            }
+            fill_score(row, answer.metrics, "local")
+            rows.append(row)
+        return rows
+
+    def row(self, extra: dict[str, Any]) -> dict[str, Any]:
+        """The object of ``rounds.jsonl``, scores still empty."""
+        up = sum(a.bytes_up for a in self.answers.values())
+        return {
+            "round": self.number,
+            "seconds": 0.0,
+            "accuracy_mean": None,
+            "accuracy_std": None,
+            "accuracy_worst_decile": None,
+            "loss_mean": None,
+            "bytes_up": up,
+            "bytes_down": sum(self.bytes_down.get(c, 0) for c in self.answers),
+            "wire_bytes_up": self.wire_up,
+            "wire_bytes_down": self.wire_down,
+            "clients_trained": sum(1 for a in self.answers.values() if a.metrics.get("num-examples", 0) > 0),
+            "clients_failed": len(self.failures),
+            "clients_scored": 0,
+            "teachers": int(sum(a.metrics.get("taught", 0) for a in self.answers.values())),
+            **extra,
+        }
+
+
+def fill_score(row: dict[str, Any], metrics: dict[str, float], when: str) -> None:
+    """Write a client's test and validation score into its row, where there is one."""
+    row["accuracy"] = number(metrics.get(f"{when}-test-accuracy"))
+    row["loss"] = number(metrics.get(f"{when}-test-loss"))
+    row["val_accuracy"] = number(metrics.get(f"{when}-val-accuracy"))
+    row["val_loss"] = number(metrics.get(f"{when}-val-loss"))
+
+
+def fill_round(row: dict[str, Any], clients: list[dict[str, Any]]) -> None:
+    """Means over the clients that have a score; a client without one counts in nothing."""
+    scored = [c for c in clients if c["accuracy"] is not None]
+    row["clients_scored"] = len(scored)
+    if scored:
+        row.update(spread([c["accuracy"] for c in scored]))
+        losses = [c["loss"] for c in scored if c["loss"] is not None]
+        row["loss_mean"] = sum(losses) / len(losses) if losses else None
+
+
+def spread(accuracies: list[float]) -> dict[str, float]:
+    """Mean, population standard deviation and worst decile over clients."""
+    mean = math.fsum(accuracies) / len(accuracies)
+    variance = math.fsum((a - mean) ** 2 for a in accuracies) / len(accuracies)
+    return {
+        "accuracy_mean": mean,
+        "accuracy_std": math.sqrt(variance),
+        "accuracy_worst_decile": float(statistics.worst_decile(accuracies)),
+    }
+
+
+def number(value: float | None) -> float | None:
+    """None for what JSON cannot hold."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _state_of(record: Any, round: int) -> tuple[int, str]:
+    if not isinstance(record, ConfigRecord):
+        return NEVER, ""
+    version, digest = record.get("version"), record.get("digest")
+    if version not in (round, NEVER) or not isinstance(digest, str) or len(digest) not in (0, 64):
+        raise UploadError("the state record names another version than this round's")
+    try:
+        bytes.fromhex(digest)
+    except ValueError:
+        raise UploadError("the state digest is not hexadecimal") from None
+    return int(version), digest

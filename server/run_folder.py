@@ -1,0 +1,139 @@
+"""A run's folder: what is written when, so that a crash at any point leaves something that resumes or says why it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedkd.config import Experiment, Scalar
+from fedkd.errors import ConfigError
+from fedkd.prepare import Prepared
+from fedkd.store import write_atomic
+
+JSONL = ("rounds", "clients", "failures")
+PACKAGES = ("torch", "numpy", "flwr", "ray", "flwr-datasets", "scikit-learn", "scipy", "safetensors")
+
+
+def run_id(experiment: Experiment) -> str:
+    """Our name for a run, the same after every resume (Flower's own changes)."""
+    return f"{experiment.name or experiment.method_name}-{experiment.hash8()}-s{experiment.seed}"
+
+
+def folder_of(experiment: Experiment) -> Path:
+    """``<output>/<config stem>/<hash8>-s<seed>``.
+
+    Raises: ConfigError where no absolute output folder is given (a ServerApp runs from an unpacked bundle).
+    """
+    output = experiment.output or os.environ.get("FEDKD_OUTPUT", "")
+    if not output or not Path(output).is_absolute():
+        raise ConfigError(f"output = {output!r} is not an absolute folder; add -c 'output=\"{Path.home()}/fedkd-runs\"'")
+    return Path(output) / (experiment.name or experiment.method_name) / f"{experiment.hash8()}-s{experiment.seed}"
+
+
+def open_folder(experiment: Experiment) -> Path:
+    """Create the folder, or accept an unfinished one for ``resume``.
+
+    Raises: ConfigError for a finished folder without ``overwrite``, an unfinished one without ``resume``, a folder that
+        cannot be written.
+    """
+    folder = folder_of(experiment)
+    finished, started = (folder / "summary.json").exists(), (folder / "config.toml").exists()
+    if experiment.overwrite and started and not experiment.resume:
+        shutil.rmtree(folder)
+        shutil.rmtree(state_root_of(experiment) / run_id(experiment), ignore_errors=True)
+    elif finished and not experiment.resume:
+        raise ConfigError(f"{folder} holds a finished run; use --overwrite to replace it")
+    elif started and not experiment.resume:
+        raise ConfigError(f"{folder} holds an unfinished run; use: python -m simulations resume {folder}  (or --overwrite)")
+    elif experiment.resume and not started:
+        raise ConfigError(f"{folder} holds no run to resume")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+        if shutil.disk_usage(folder).free < 16 * 2**20:
+            raise OSError(f"only {shutil.disk_usage(folder).free // 2**20} MiB are free")
+    except OSError as error:
+        raise ConfigError(f"output folder {folder} cannot be written: {error}") from None
+    return folder
+
+
+def state_root_of(experiment: Experiment) -> Path:
+    """Where client states and prepared data live: ``state-root`` or ``<output>/state``."""
+    if experiment.state_root:
+        return Path(experiment.state_root)
+    return Path(experiment.output or os.environ.get("FEDKD_OUTPUT", "")) / "state"
+
+
+def toml_of(values: dict[str, Scalar]) -> str:
+    """Flat keys as TOML; dotted keys are quoted, so that they stay flat."""
+    return "".join(f'"{k}" = {json.dumps(v, ensure_ascii=False)}\n' for k, v in values.items())
+
+
+def write_start(folder: Path, experiment: Experiment, data: Prepared | None, facts: dict[str, Any]) -> None:
+    """``config.toml``, ``environment.json`` and ``partition.json``. Raises: OSError."""
+    write_atomic(folder / "config.toml", toml_of(experiment.to_run_config()).encode())
+    environment = {
+        "schema": 1,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "versions": {p: _version(p) for p in PACKAGES},
+        "git_commit": experiment.provenance.removesuffix("+dirty"),
+        "dirty": experiment.provenance.endswith("+dirty"),
+        "workers": experiment.workers,
+        "nodes": experiment.num_nodes,
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        **facts,
+    }
+    write_json(folder / "environment.json", environment)
+    if data is not None:
+        write_json(folder / "partition.json", partition_facts(experiment, data))
+
+
+def partition_facts(experiment: Experiment, data: Prepared) -> dict[str, Any]:
+    """Sizes and label counts per client (the first 200 clients of a large population)."""
+    shown = min(data.num_clients, 200)
+    clients = [data.client(c) for c in range(shown)]
+    return {
+        "schema": 1,
+        "data": experiment.data_name,
+        "hash": str(data.meta["hash"]),
+        "classes": data.classes,
+        "sizes": [len(c.train) for c in clients],
+        "num_val": [len(c.val) for c in clients],
+        "num_test": [len(c.test) for c in clients],
+        "histogram": [np.bincount(np.asarray(c.train.y), minlength=data.classes).tolist() for c in clients],
+        "notes": list(data.meta.get("notes", [])),
+        "truncated": shown < data.num_clients,
+    }
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Strict JSON (no NaN), atomic. Raises: OSError."""
+    write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    except OSError:
+        return platform.processor()

@@ -1,0 +1,275 @@
+"""The generic Strategy: sends a method's broadcasts, checks and aggregates its uploads, commits each round.
+
+It names no method: what goes down, comes up and is averaged is in the method's functions (seams: a method's signature).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from clients import codec
+from fedkd.errors import RunError
+from fedkd.setting import Setting
+from fedkd.store import NEVER, Commit, Lines, write_commit
+from fedkd.types import Array, Kinds
+from fedkd.uploads import Uploads
+from server.round import Round, fill_round, fill_score
+from server.transcript import Transcript
+
+OnRound = Callable[[dict[str, Any]], None]
+
+
+class MethodStrategy(Strategy):
+    """Carries one run of one method. Rounds are 0-based here; Flower's ``server_round`` is our round + 1."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        home: Array,
+        sizes: Array | None,
+        run: str,
+        commit: Commit,
+        lines: Lines,
+        folder: Path,
+        on_round: OnRound | None = None,
+    ) -> None:
+        self.setting, self.home, self.sizes, self.run = setting, home, sizes, run
+        self.commit, self.lines, self.folder, self.on_round = commit, lines, folder, on_round
+        self.method = setting.module
+        self.round = self._open(max(0, commit.round))
+        recording = setting.experiment.record == "messages"
+        self.transcript = Transcript(folder / "transcript") if recording else None
+
+    # ----- Flower's interface -------------------------------------------------------------------------------------------
+    def summary(self) -> None:
+        """Flower logs a strategy here; the run folder says everything."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One message per node (split above max-message-mb) to the clients still without an answer."""
+        missing = [c for c in self.round.cohort if c not in self.round.answers]
+        return self._messages("train", server_round - 1, missing)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Take the replies of one attempt."""
+        self.round.receive(list(replies))
+        return None, None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """The evaluate-only messages after the last round (score = "after_average")."""
+        return self._messages("evaluate", server_round - 1, self.round.cohort)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Scores of the evaluate-only round."""
+        self.round.uploads.schema.clear()
+        self.round.receive(list(replies))
+        return None
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord | None = None,
+        num_rounds: int | None = None,
+        timeout: float | None = None,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run every round after the last committed one. State lives in commits, so Flower's Result stays empty.
+
+        Raises: RunError by policy (a failed client, too few replies); OSError where the folder cannot be written.
+        """
+        rounds = num_rounds or self.setting.rounds
+        wait = timeout or self.setting.experiment.round_timeout_s
+        for number in range(self.commit.round + 1, rounds):
+            self._train_round(grid, number, wait)
+        if self.commit.pending is not None:
+            self._final_scores(grid, rounds, wait)
+        return Result()
+
+    # ----- one round ----------------------------------------------------------------------------------------------------
+    def _train_round(self, grid: Grid, number: int, wait: float) -> None:
+        experiment = self.setting.experiment
+        self.round = self._open(number)
+        attempts = 1 + (experiment.retries if experiment.on_failure == "retry" else 0)
+        for attempt in range(attempts):
+            self.round.attempt, self.round.asked = attempt, {}
+            messages = list(self.configure_train(number + 1, ArrayRecord(), ConfigRecord(), grid))
+            self.aggregate_train(number + 1, list(grid.send_and_receive(messages, timeout=wait)))
+            if not self.round.failures:
+                break
+        self._apply_policy()
+        self._close_round()
+
+    def _apply_policy(self) -> None:
+        """Raises: RunError where the policy or the missing replies end the run."""
+        r, e = self.round, self.setting.experiment
+        if not r.failures:
+            return
+        came = len(r.answers) + sum(f.replied for f in r.failures.values())
+        first = next(iter(sorted(r.failures.items())))[1]
+        said = first.message.strip().splitlines()
+        why = f"client {first.client}, round {r.number + 1}: {first.error} {said[-1] if said else first.where}".strip()
+        if e.on_failure == "abort" or came < e.min_replies * len(r.cohort) - 1e-9:
+            self.lines.append("failures", r.failure_rows(), r.number)
+            if e.on_failure == "abort":
+                raise RunError(f"{len(r.failures)} of {len(r.cohort)} clients failed (on-failure = abort). First: {why}")
+            raise RunError(f"{came} of {len(r.cohort)} replies came, min-replies = {e.min_replies}. First: {why}")
+
+    def _close_round(self) -> None:
+        """Aggregate, write the rows and commit."""
+        r, commit, after = self.round, self.commit, self.setting.experiment.score == "after_average"
+        state, extra = commit.state, {}
+        r.uploads.sorted()
+        if any(a.metrics.get("num-examples", 0) > 0 for a in r.answers.values()):
+            state, extra = self.method.aggregate(self.setting, commit.state, r.number, r.uploads)
+        if self.transcript is not None:
+            self.transcript.uploads(r.number, r.uploads.rows)
+        done = {**self.method.trace(self.setting, r.number), **extra}
+        row, clients = r.row(done), r.client_rows("after_average" if after else "after_local")
+        pending = {"round": row, "clients": clients} if after else None
+        if after and commit.pending is not None:
+            self._settle(commit.pending, r)
+        elif not after:
+            fill_round(row, clients)
+        row["seconds"] = round(time.perf_counter() - r.started, 6)
+        self._write(None if after else row, [] if after else clients)
+        self.commit = self._next(state, pending)
+        write_commit(self.folder / "checkpoints", self.commit)
+        if self.on_round is not None:
+            self.on_round(row)
+
+    def _settle(self, pending: dict[str, Any], scored_by: Round) -> None:
+        """Give the round before its scores, which came with this round's messages, and write it."""
+        row, by_client = pending["round"], {c["client"]: c for c in pending["clients"]}
+        for client, answer in sorted(scored_by.answers.items()):
+            if "average-test-accuracy" not in answer.metrics:
+                continue
+            known = by_client.get(client)
+            if known is None:
+                (known,) = [c for c in scored_by.client_rows("after_average") if c["client"] == client]
+                known.update(round=row["round"], bytes_up=0, bytes_down=0, seconds=0.0)
+                by_client[client] = known
+            fill_score(known, answer.metrics, "average")
+        clients = [by_client[c] for c in sorted(by_client)]
+        fill_round(row, clients)
+        self._write(row, clients, failures=False)
+
+    def _final_scores(self, grid: Grid, rounds: int, wait: float) -> None:
+        self.round = self._open(rounds)
+        self.round.uploads.schema = {}
+        messages = list(self.configure_evaluate(rounds + 1, ArrayRecord(), ConfigRecord(), grid))
+        self.aggregate_evaluate(rounds + 1, list(grid.send_and_receive(messages, timeout=wait)))
+        self._apply_policy()
+        assert self.commit.pending is not None
+        self._settle(self.commit.pending, self.round)
+        self.lines.append("failures", self.round.failure_rows(), self.round.number)
+
+    def _write(self, row: dict[str, Any] | None, clients: list[dict[str, Any]], failures: bool = True) -> None:
+        at = self.round.number
+        if row is not None:
+            self.lines.append("rounds", [row], at)
+            self.lines.append("clients", clients, at)
+        if failures:
+            self.lines.append("failures", self.round.failure_rows(), at)
+
+    def _next(self, state: dict[str, Array], pending: dict[str, Any] | None) -> Commit:
+        r, c = self.round, self.commit
+        versions, last, digests = c.versions.copy(), c.last.copy(), c.digests.copy()
+        for client, answer in r.answers.items():
+            if answer.metrics.get("num-examples", 0) > 0:
+                versions[client], last[client] = answer.version, r.number
+                digests[client] = np.frombuffer(bytes.fromhex(answer.digest or "00" * 32), np.uint8)
+        counters = {
+            "failures": c.counters.get("failures", 0) + len(r.failures),
+            "seconds": c.counters.get("seconds", 0.0) + time.perf_counter() - r.started,
+        }
+        return Commit(r.number, state, versions, last, digests, self.lines.offsets(), counters, pending)
+
+    # ----- messages -----------------------------------------------------------------------------------------------------
+    def _open(self, number: int) -> Round:
+        s = self.setting
+        cohort = s.sample(number)
+        schema = s.module.schema(s, number) if number < s.rounds else {}
+        uploads = Uploads(number, len(cohort), schema)
+        return Round(number, cohort, uploads, self.sizes, s.experiment.max_upload_mb * 2**20)
+
+    def _messages(self, kind: str, number: int, clients: list[int]) -> list[Message]:
+        """Messages to the clients' home nodes; what is shared is encoded once."""
+        r, s = self.round, self.setting
+        down = {
+            c: self.method.broadcast(s, self.commit.state, number, c, int(self.commit.last[c])) for c in clients
+        }
+        shared: Kinds = down[clients[0]][0] if clients else {}
+        shared_record = codec.to_record(codec.flatten(shared)) if shared else None
+        for client, (_, own) in down.items():
+            r.bytes_down[client] = codec.broadcast_bytes(client, shared, own)
+            if self.transcript is not None and kind == "train":
+                self.transcript.broadcast(number, client, shared, own)
+        reduce = kind == "train" and self.transcript is None and r.uploads.cohort > 1
+        reduce = reduce and self.method.reduction(s, number) == "mean"
+        out: list[Message] = []
+        for node, group in self._groups(clients, down, shared, reduce):
+            content = RecordDict({"config": self._config(number, group, reduce)})
+            if shared_record is not None:
+                content["shared"] = shared_record
+            for client in group:
+                if down[client][1]:
+                    content[f"own.{client}"] = codec.to_record(codec.flatten(down[client][1]))
+            group_id = f"{number}.{r.attempt}.{len(out)}"
+            r.asked[group_id] = (node, group)
+            r.wire_down += codec.message_bytes(content)
+            out.append(Message(content, dst_node_id=node, message_type=kind, group_id=group_id))
+        return out
+
+    def _groups(
+        self, clients: list[int], down: dict[int, tuple[Kinds, Kinds]], shared: Kinds, reduce: bool
+    ) -> list[tuple[int, list[int]]]:
+        """Clients by home node, cut so that neither a message nor its reply is above max-message-mb."""
+        limit = self.setting.experiment.max_message_mb * 2**20
+        base = codec.broadcast_bytes(0, shared, {})
+        groups: list[tuple[int, list[int]]] = []
+        for node in dict.fromkeys(int(self.home[c]) for c in clients):
+            size, current = base, []
+            for client in (c for c in clients if int(self.home[c]) == node):
+                own = codec.broadcast_bytes(client, {}, down[client][1])
+                weight = max(own, 0 if reduce else self._expected_upload(client))
+                if current and size + weight > limit:
+                    groups.append((node, current))
+                    size, current = base, []
+                current.append(client)
+                size += weight
+            groups.append((node, current))
+        return groups
+
+    def _expected_upload(self, client: int) -> int:
+        rows = 0 if self.sizes is None else int(self.sizes[client])
+        fields = [f for kind in self.round.schema.values() for f in kind.values()]
+        return sum(4 * int(np.prod([rows if n is None else n for n in f.shape], dtype=np.int64)) for f in fields)
+
+    def _config(self, number: int, clients: list[int], reduce: bool) -> ConfigRecord:
+        return codec.config_record(
+            {
+                "protocol": codec.PROTOCOL,
+                "run": self.run,
+                "seed": self.setting.seed,
+                "round": number,
+                "clients": clients,
+                "versions": [int(self.commit.versions[c]) for c in clients],
+                "reduce": reduce,
+                "kinds": sorted(self.round.schema),
+            }
+        )

@@ -1,0 +1,1 @@
+"""How messages travel and where clients run: command line, grids, run wrapper. Never what is computed."""

@@ -1,0 +1,1 @@
+"""Grids: the same apps and messages over different transports."""
