@@ -13,13 +13,13 @@ from fedkd.errors import ConfigError
 def image_size(model: str, shape: tuple[int, ...], classes: int, least: int) -> tuple[int, int, int]:
     """Channels, height and width of an image model's input.
 
-    Raises: ConfigError where ``shape`` is not (channels, height, width) with sides of at least ``least``, or where there
-    are fewer than two classes.
+    Raises: ConfigError where ``shape`` is not (channels, height, width) with sides of at least ``least``, or for fewer
+    than two classes.
     """
     check_classes(model, classes)
     if len(shape) != 3 or shape[0] < 1 or min(shape[1:]) < least:
         raise ConfigError(
-            f"model {model} needs images (channels, height, width) of at least {least}x{least}; the data has shape {shape}"
+            f"model {model} needs images (channels, height, width) of {least}x{least} or more; the data has {shape}"
         )
     return shape[0], shape[1], shape[2]
 

@@ -35,7 +35,7 @@ class Spec:
     source: str
     """who made it and where it is described; printed in reports"""
     sha256: dict[str, str] = field(default_factory=dict)
-    """file name -> sha256 of the file of that name (``<name>.gz`` beside it is unpacked first); empty where there is none"""
+    """file name -> sha256 of the file of that name (a ``<name>.gz`` is unpacked first); empty where there is no file"""
     fetch: str = ""
     """the exact command that fetches the files; empty where there is nothing to fetch"""
 

@@ -1,8 +1,8 @@
 """Generalised Jensen-Shannon divergence between softened teacher and student, per sample.
 
 Source: Agarwal et al., "On-Policy Distillation of Language Models" (GKD), 2023, arXiv 2306.13649, section 2:
-beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q; p is the teacher, q the student. Bounded by log 2 at
-beta = 1/2. No T^2 factor: the bound is the point of this loss (decided here).
+beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q; p is the teacher, q the student. Bounded by
+log 2 at beta = 1/2. No T^2 factor: the bound is the point of this loss (decided here).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Kullback-Leibler divergence between softened teacher and student, per sample.
 
-Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, arXiv 1503.02531, section 2 (temperature, and the
-T^2 factor that keeps the gradient's size); the reverse direction as in MiniLLM, 2023, arXiv 2306.08543.
+Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, arXiv 1503.02531, section 2 (temperature,
+and the T^2 factor that keeps the gradient's size); the reverse direction as in MiniLLM, 2023, arXiv 2306.08543.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Mean squared error between the logits of teacher and student, per sample.
 
-Source: Ba and Caruana, "Do Deep Nets Really Need to be Deep?", 2014, arXiv 1312.6184, section 2.1 (regression on logits).
+Source: Ba and Caruana, "Do Deep Nets Really Need to be Deep?", 2014, arXiv 1312.6184, section 2.1 (logit regression).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The usual FedAvg CNN: conv 5x5 32, pool, conv 5x5 64, pool, fc 512, classifier (L = 3).
 
 Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", 2017,
-arXiv 1602.05629, in the form without padding that PFLlib and FL-bench use. Parameters: 608,702 on 1x28x28 with 62 classes
-(FEMNIST), 878,538 on 3x32x32 with 10 (CIFAR10), 924,708 with 100 (CIFAR100).
+arXiv 1602.05629, in the form without padding that PFLlib and FL-bench use. Parameters: 608,702 on 1x28x28 with 62
+classes (FEMNIST), 878,538 on 3x32x32 with 10 (CIFAR10), 924,708 with 100 (CIFAR100).
 """
 
 from __future__ import annotations
