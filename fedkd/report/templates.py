@@ -1,0 +1,187 @@
+"""The pages as Jinja2 templates in Python strings: one shell with its style sheet, the run page, the comparison page.
+
+Everything is inside the file: no script, no font, no image is fetched. Autoescape is on, because labels, notes and
+failure messages come from others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedkd.report.style import page_colours
+
+_CSS = """
+:root{color-scheme:light dark;--bg:#fff;--fg:#1f2328;--soft:#59636e;--line:#d8dee4;--card:#f6f8fa;--mark:#0072b2;
+--warn:#9a3412;--warnbg:#fff4ec}
+@media screen and (prefers-color-scheme:dark){:root{--bg:#0d1117;--fg:#e6edf3;--soft:#9da7b3;--line:#3d444d;
+--card:#161b22;--mark:#4ba3e3;--warn:#ffb088;--warnbg:#2b1a10}}
+*{box-sizing:border-box}
+html{-webkit-text-size-adjust:100%}
+body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,
+"Helvetica Neue",Arial,sans-serif}
+main{max-width:52rem;margin:0 auto;padding:2rem 1.25rem 4rem}
+h1{font-size:1.75rem;line-height:1.2;margin:0 0 .35rem;letter-spacing:-.01em;overflow-wrap:anywhere}
+h2{font-size:1.15rem;line-height:1.3;margin:2.6rem 0 .7rem;padding-top:.9rem;border-top:1px solid var(--line)}
+h3{font-size:1rem;margin:1.5rem 0 .5rem}
+p{margin:.6rem 0}
+.under{color:var(--soft);margin:0 0 1.4rem;overflow-wrap:anywhere}
+.verdict{font-size:1.06rem;border-left:4px solid var(--mark);background:var(--card);padding:.9rem 1.1rem;
+margin:0 0 1.4rem;border-radius:0 6px 6px 0}
+.verdict.bad{border-color:var(--warn);background:var(--warnbg)}
+.numbers{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.6rem;margin:0;padding:0}
+.numbers div{background:var(--card);border:1px solid var(--line);border-radius:6px;padding:.6rem .8rem}
+.numbers dt{color:var(--soft);font-size:.8rem;line-height:1.3}
+.numbers dd{margin:.15rem 0 0;font-size:1.3rem;font-weight:600;font-variant-numeric:tabular-nums;line-height:1.25}
+.numbers small{font-size:.8rem;font-weight:400;color:var(--soft)}
+figure{margin:1rem 0 0}
+figure svg{display:block;width:100%;min-width:32rem;height:auto}
+figcaption{color:var(--soft);font-size:.9rem;line-height:1.5;margin-top:.5rem}
+.drawing,.table{overflow-x:auto;-webkit-overflow-scrolling:touch}
+.drawing{border:1px solid var(--line);border-radius:6px;padding:.7rem;background:
+linear-gradient(to right,var(--fig-paper) 40%,transparent) 0 0/3rem 100% no-repeat local,
+linear-gradient(to left,var(--fig-paper) 40%,transparent) 100% 0/3rem 100% no-repeat local,
+linear-gradient(to right,var(--line),transparent) 0 0/.9rem 100% no-repeat scroll,
+linear-gradient(to left,var(--line),transparent) 100% 0/.9rem 100% no-repeat scroll,var(--fig-paper)}
+table{border-collapse:collapse;font-size:.9rem;width:100%;font-variant-numeric:tabular-nums}
+caption{text-align:left;color:var(--soft);font-size:.9rem;padding-bottom:.4rem}
+th,td{text-align:left;padding:.4rem .75rem .4rem 0;border-bottom:1px solid var(--line);vertical-align:top}
+thead th{font-weight:600;border-bottom:2px solid var(--line);vertical-align:bottom;line-height:1.3}
+tbody th{font-weight:500;min-width:8.5rem}
+tbody th.n{min-width:0}
+td.n,th.n{text-align:right}
+td.n{white-space:nowrap}
+td.code,tbody th.code{font:.82rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;white-space:nowrap}
+td.wide{min-width:16rem;overflow-wrap:anywhere}
+td.long{font:.82rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere;min-width:12rem}
+tr.best td,tr.best th{font-weight:650}
+pre{background:var(--card);border:1px solid var(--line);border-radius:6px;padding:.75rem .9rem;overflow-x:auto;
+font:.85rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;white-space:pre-wrap;overflow-wrap:anywhere}
+ul.notes{margin:.6rem 0;padding-left:1.2rem;color:var(--soft);font-size:.92rem}
+summary{cursor:pointer;color:var(--soft);font-size:.95rem}
+details[open] summary{margin-bottom:.6rem}
+footer{margin-top:3rem;color:var(--soft);font-size:.85rem}
+@media (max-width:34rem){main{padding:1.2rem .9rem 3rem}h1{font-size:1.4rem}.numbers dd{font-size:1.12rem}
+.numbers{grid-template-columns:repeat(2,1fr)}.verdict{padding:.75rem .85rem;font-size:1rem}.drawing{padding:.4rem}}
+@media print{body{font-size:10.5pt}main{max-width:none;padding:0}figure,.numbers div,tr,.verdict{break-inside:avoid}
+h2{break-after:avoid}.drawing,.table{overflow:visible}figure svg{min-width:0}}
+"""
+
+MACROS = """{% macro figure(picture) %}
+<figure id="{{ picture.name }}">
+<div class="drawing" tabindex="0" role="group" aria-label="{{ picture.title }}">{{ picture.inline | markup }}</div>
+<figcaption>{{ picture.caption }}</figcaption>
+</figure>
+{% endmacro %}
+{% macro table(grid) %}
+<div class="table" tabindex="0" role="group" aria-label="{{ grid.title }}"><table>
+<caption>{{ grid.title }}</caption>
+<thead><tr>
+{%- for head in grid.head -%}
+<th scope="col" class="{{ grid.kinds[loop.index0] }}">{{ head }}</th>
+{%- endfor -%}
+</tr></thead>
+<tbody>
+{% for row in grid.rows %}
+<tr{% if loop.index0 == grid.best %} class="best"{% endif %}>
+{%- for cell in row -%}
+{%- if loop.first %}<th scope="row" class="{{ grid.kinds[0] }}">{{ cell }}</th>
+{%- else %}<td class="{{ grid.kinds[loop.index0] }}">{{ cell }}</td>{% endif -%}
+{%- endfor %}</tr>
+{% endfor %}
+</tbody></table></div>
+{% endmacro %}
+"""
+
+SHELL = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{{ title }}</title>
+<style>{{ css | markup }}</style>
+</head>
+<body>
+<main>
+{% block content %}{% endblock %}
+<footer>Written by fedkd {{ version }}. This file is complete in itself: it loads nothing from anywhere.</footer>
+</main>
+</body>
+</html>
+"""
+
+RUN = """{% extends "shell" %}{% from "macros" import figure, table %}
+{% block content %}
+<h1>{{ title }}</h1>
+<p class="under">{{ subtitle }}</p>
+<p class="verdict{% if bad %} bad{% endif %}">{{ verdict | join(" ") }}</p>
+<dl class="numbers">
+{% for number in numbers %}
+<div><dt>{{ number.name }}</dt>
+<dd>{{ number.value }}{% if number.unit %} <small>{{ number.unit }}</small>{% endif %}</dd></div>
+{% endfor %}
+</dl>
+{% for picture in pictures %}
+<h2>{{ picture.title }}</h2>
+{{ figure(picture) }}
+{% else %}
+<h2>Figures</h2>
+<p>Nothing was recorded that could be drawn.</p>
+{% endfor %}
+{% for grid in statements %}
+<h2>{{ grid.title }}</h2>
+{{ table(grid) }}
+{% endfor %}
+<h2>Failures</h2>
+<p>{{ failures_text }}</p>{% if failures %}{{ table(failures) }}{% endif %}
+<h2>Configuration</h2>
+{% if configuration %}
+<details open><summary>{{ configuration.rows | length }} keys</summary>{{ table(configuration) }}</details>
+{% else %}<p>No configuration was recorded.</p>{% endif %}
+<h2>Environment</h2>
+{% if environment %}{{ table(environment) }}{% else %}<p>No environment was recorded.</p>{% endif %}
+<h2>How to reproduce</h2>
+{% for line in reproduce %}
+<p>{{ line }}</p>{% if loop.first and command %}<pre>{{ command }}</pre>{% endif %}
+
+{% endfor %}
+{% if notes %}<h2>Notes</h2><ul class="notes">{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>{% endif %}
+{% endblock %}
+"""
+
+COMPARISON = """{% extends "shell" %}{% from "macros" import figure, table %}
+{% block content %}
+<h1>{{ title }}</h1>
+<p class="under">{{ subtitle }}</p>
+<p class="verdict">{{ sentence }} {{ privacy }}</p>
+<h2>Methods</h2>
+{{ table(methods) }}
+<p class="under">{{ reading }}</p>
+{% for picture in pictures %}
+<h2>{{ picture.title }}</h2>
+{{ figure(picture) }}
+{% endfor %}
+{% if differences %}<h2>Every seed's difference</h2>{{ table(differences) }}{% endif %}
+<h2>Notes</h2>
+<ul class="notes">{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>
+{% endblock %}
+"""
+
+
+def render(template: str, values: dict[str, Any]) -> str:
+    """One of the pages, ``"run"`` or ``"comparison"``, as HTML text.
+
+    Raises: jinja2.UndefinedError where a value that the template prints is missing.
+    """
+    from jinja2 import DictLoader, Environment, StrictUndefined
+    from markupsafe import Markup
+
+    import fedkd
+
+    pages = {"macros": MACROS, "shell": SHELL, "run": RUN, "comparison": COMPARISON}
+    environment = Environment(loader=DictLoader(pages), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+                              lstrip_blocks=True)  # fmt: skip
+    environment.filters["markup"] = Markup
+    page = environment.get_template(template)
+    css = (_CSS + page_colours()).replace("\n", "")
+    return page.render(css=css, version=fedkd.__version__, **values).strip() + "\n"
