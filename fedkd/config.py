@@ -94,6 +94,8 @@ class Experiment:
     """label canaries: examples with a random wrong label, each in or out by a fair coin"""
     record: Literal["", "messages"] = ""
     """"messages" writes every upload and broadcast to transcript/ (for attacks on channels)"""
+    report: bool = True
+    """write report.html at the end of the run"""
     device: Literal["auto", "cpu", "cuda"] = "cpu"
     """where clients train; "auto" = cuda where there is one"""
     gpus_per_worker: float = 0.0
@@ -168,7 +170,7 @@ _SLOTS = ("method", "model", "loss", "executor", "data", "partition", "audit")
 
 NOT_IN_HASH = frozenset(
     "name label seed seeds data.root record gpus-per-worker cpus-per-worker num-nodes workers on-failure retries "
-    "max-failures min-replies node-wait-s round-timeout-s max-upload-mb max-message-mb output state-root resume "
+    "max-failures min-replies node-wait-s round-timeout-s max-upload-mb max-message-mb output state-root resume report "
     "overwrite trusted provenance".split()
 )
 """Keys that say how a run travels and what it tolerates, never what it computes."""

@@ -23,5 +23,9 @@ class RunError(RuntimeError):
     """The run ended without its result (exit code 1): aborted by policy, too few replies, disk full."""
 
 
+class WorkerLost(RunError):
+    """A worker process died (out of memory, killed): the run can go on from its last committed round."""
+
+
 class WaitExpired(RuntimeError):
     """A bounded wait ran out (exit code 4); the message says who was waited for and who came."""

@@ -6,11 +6,12 @@ counts as block L+1 for averaging, never for knowledge (FedD2S, arXiv 2402.10846
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, MutableMapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from fedkd import rng
@@ -47,15 +48,24 @@ class LayeredModel:
         expected = [f"block{i}" for i in range(1, len(names))] + ["classifier"]
         if names != expected or len(names) < 2:
             raise ConfigError(f"model children are {names}; expected block1..blockL and classifier")
-        self.module = module
         self.shape, self.classes = shape, classes
         self.blocks = len(names) - 1
-        self._wrapped = _CutForward(module)
+        self._fresh = module
+        self._wrapped = _CutForward(copy.deepcopy(module))
         self.names_of_block = [
             [f"{child}.{n}" for n in module.get_submodule(child).state_dict()] for child in names
         ]
         self.parameter_names = tuple(n for n, _ in module.named_parameters())
         self.names = tuple(n for block in self.names_of_block for n in block)
+        # Parameters are put where the layers look for them: torch.func.functional_call does the same at ten times the cost
+        # for nets this small.
+        self._slots: list[tuple[MutableMapping[str, Any], str, str]] = [
+            (store, short, f"{prefix}.{short}")
+            for prefix, layer in self._wrapped.blocks.named_modules()
+            for store in (layer._parameters, layer._buffers)
+            for short, value in store.items()
+            if value is not None
+        ]
         self.has_batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
         self.cut_shapes = self._dry_run()
 
@@ -69,25 +79,26 @@ class LayeredModel:
         """({cut: z}, logits [B, C]) with the given parameters; ``params`` may hold more names than needed."""
         if self._wrapped.training != train:
             self._wrapped.train(train)
-        own = {f"blocks.{n}": params[n] for n in self.names}
-        z, logits = functional_call(self._wrapped, own, (x, cuts))
+        for owner, short, name in self._slots:
+            owner[short] = params[name]
+        z, logits = self._wrapped(x, cuts)
         return z, logits
 
     def initial(self, key: int) -> Arrays:
         """Fresh parameters and buffers drawn under ``key`` with each layer's own initialisation."""
         with rng.torch_scope(key):
-            for module in self.module.modules():
+            for module in self._fresh.modules():
                 reset = getattr(module, "reset_parameters", None)
                 if callable(reset):
                     reset()
-        return {n: t.detach().cpu().clone().numpy() for n, t in self.module.state_dict().items()}
+        return {n: t.detach().cpu().clone().numpy() for n, t in self._fresh.state_dict().items()}
 
     def _dry_run(self) -> list[tuple[int, ...]]:
-        self.module.eval()
+        self._fresh.eval()
         x = torch.zeros((1, *self.shape))
         shapes: list[tuple[int, ...]] = []
         with torch.no_grad():
-            for block in self.module:
+            for block in self._fresh:
                 x = block(x)
                 shapes.append(tuple(x.shape[1:]))
         if shapes.pop() != (self.classes,):

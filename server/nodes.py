@@ -64,7 +64,7 @@ def _read_hello(node: int, record: Any) -> Hello:
 
 
 def place(hellos: Sequence[Hello], num_clients: int, sizes: Array | None) -> Array:
-    """[N] int64 node of each client.
+    """[N] position in ``hellos`` of each client's node (Flower's node ids need 64 bits without sign).
 
     Real devices say which clients they hold. In simulation, largest client first onto the node with the least so far:
     fixed for the run, never in results.
@@ -73,20 +73,20 @@ def place(hellos: Sequence[Hello], num_clients: int, sizes: Array | None) -> Arr
     """
     home = np.full(num_clients, -1, dtype=np.int64)
     if any(h.clients for h in hellos):
-        for hello in hellos:
+        for position, hello in enumerate(hellos):
             for client in hello.clients:
                 if not 0 <= client < num_clients or home[client] != -1:
                     raise RunError(f"node {hello.node} offers client {client}: outside the population or held twice")
-                home[client] = hello.node
+                home[client] = position
         missing = np.flatnonzero(home == -1)
         if len(missing):
             raise RunError(f"no node holds client {missing[0]} ({len(missing)} of {num_clients} are missing)")
         return home
     weights = np.ones(num_clients) if sizes is None else np.asarray(sizes)
-    load = [(0, position, h.node) for position, h in enumerate(hellos)]
+    load = [(0, position) for position in range(len(hellos))]
     heapq.heapify(load)
     for client in np.lexsort((np.arange(num_clients), -weights)):
-        least, position, node = heapq.heappop(load)
-        home[client] = node
-        heapq.heappush(load, (least + int(weights[client]), position, node))
+        least, position = heapq.heappop(load)
+        home[client] = position
+        heapq.heappush(load, (least + int(weights[client]), position))
     return home

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from fedkd.errors import ConfigError
 from fedkd.prepare import Prepared
 from fedkd.store import write_atomic
 
+MIN_FREE = 16 * 2**20
+"""Bytes that must be free before a run starts."""
 JSONL = ("rounds", "clients", "failures")
 PACKAGES = ("torch", "numpy", "flwr", "ray", "flwr-datasets", "scikit-learn", "scipy", "safetensors")
 
@@ -38,32 +41,41 @@ def folder_of(experiment: Experiment) -> Path:
     return Path(output) / (experiment.name or experiment.method_name) / f"{experiment.hash8()}-s{experiment.seed}"
 
 
-def open_folder(experiment: Experiment) -> Path:
-    """Create the folder, or accept an unfinished one for ``resume``.
+def check_folder(experiment: Experiment) -> Path:
+    """Say whether this run may use its folder, changing nothing.
 
-    Raises: ConfigError for a finished folder without ``overwrite``, an unfinished one without ``resume``, a folder that
-        cannot be written.
+    Raises: ConfigError for a finished folder without ``overwrite``, an unfinished one without ``resume``, nothing to
+        resume, or a place that cannot be written or is full.
     """
     folder = folder_of(experiment)
     finished, started = (folder / "summary.json").exists(), (folder / "config.toml").exists()
-    if experiment.overwrite and started and not experiment.resume:
-        shutil.rmtree(folder)
-        shutil.rmtree(state_root_of(experiment) / run_id(experiment), ignore_errors=True)
-    elif finished and not experiment.resume:
-        raise ConfigError(f"{folder} holds a finished run; use --overwrite to replace it")
-    elif started and not experiment.resume:
-        raise ConfigError(f"{folder} holds an unfinished run; use: python -m simulations resume {folder}  (or --overwrite)")
-    elif experiment.resume and not started:
+    if experiment.resume and not started:
         raise ConfigError(f"{folder} holds no run to resume")
+    if not experiment.resume and not experiment.overwrite and finished:
+        raise ConfigError(f"{folder} holds a finished run; use --overwrite to replace it")
+    if not experiment.resume and not experiment.overwrite and started:
+        raise ConfigError(f"{folder} holds an unfinished run; use: python -m simulations resume {folder}  (or --overwrite)")
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigError(f"output folder {folder} cannot be written: {existing} is read-only or no folder")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".probe"
-        probe.write_bytes(b"x" * 4096)
-        probe.unlink()
-        if shutil.disk_usage(folder).free < 16 * 2**20:
-            raise OSError(f"only {shutil.disk_usage(folder).free // 2**20} MiB are free")
+        with tempfile.TemporaryFile(dir=existing) as probe:
+            probe.write(b"x" * 4096)
     except OSError as error:
-        raise ConfigError(f"output folder {folder} cannot be written: {error}") from None
+        raise ConfigError(f"output folder {folder} cannot be written: {error.strerror}") from None
+    free = shutil.disk_usage(existing).free
+    if free < MIN_FREE:
+        raise ConfigError(f"output folder {folder}: only {free // 2**20} MiB are free, {MIN_FREE // 2**20} are needed")
+    return folder
+
+
+def open_folder(experiment: Experiment) -> Path:
+    """Create the folder, or accept an unfinished one for ``resume``. Raises: ConfigError from ``check_folder``."""
+    folder = check_folder(experiment)
+    if experiment.overwrite and not experiment.resume:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(state_root_of(experiment) / run_id(experiment), ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 

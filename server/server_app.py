@@ -104,7 +104,7 @@ def _run(grid: Grid, experiment: Experiment, folder: Path, on_round: OnRound | N
     lines = Lines(folder, JSONL, commit.offsets)
     if not experiment.resume or not (folder / "environment.json").exists():
         write_start(folder, experiment, data, {"grid": type(grid).__name__, "data_hash": hellos[0].data_hash, "data_sha256": _pins(data)})
-    strategy = MethodStrategy(setting, home, sizes, run_id(experiment), commit, lines, folder, on_round)
+    strategy = MethodStrategy(setting, [h.node for h in hellos], home, sizes, run_id(experiment), commit, lines, folder, on_round)
     strategy.start(grid)
     _finish(experiment, setting, strategy, folder, time.perf_counter() - started, resumed_at)
 
@@ -141,9 +141,10 @@ def _finish(
     summary = summarize(experiment, folder, strategy.commit.final_sha256(), failures, seconds, resumed_at)
     write_json(folder / "summary.json", summary)
     try:
-        from fedkd.report import build
+        if experiment.report:
+            from fedkd.report import build
 
-        build(folder)
+            build(folder)
     except Exception as error:  # the report is a view of what is already on disk
         print(f"report not written: {type(error).__name__}: {error}", flush=True)
     over = failures > experiment.max_failures

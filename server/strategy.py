@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from clients import codec
-from fedkd.errors import RunError
+from fedkd.errors import RunError, WorkerLost
 from fedkd.setting import Setting
 from fedkd.store import NEVER, Commit, Lines, write_commit
 from fedkd.types import Array, Kinds
@@ -33,6 +33,7 @@ class MethodStrategy(Strategy):
     def __init__(
         self,
         setting: Setting,
+        nodes: list[int],
         home: Array,
         sizes: Array | None,
         run: str,
@@ -41,7 +42,7 @@ class MethodStrategy(Strategy):
         folder: Path,
         on_round: OnRound | None = None,
     ) -> None:
-        self.setting, self.home, self.sizes, self.run = setting, home, sizes, run
+        self.setting, self.nodes, self.home, self.sizes, self.run = setting, nodes, home, sizes, run
         self.commit, self.lines, self.folder, self.on_round = commit, lines, folder, on_round
         self.method = setting.module
         self.round = self._open(max(0, commit.round))
@@ -119,6 +120,9 @@ class MethodStrategy(Strategy):
         r, e = self.round, self.setting.experiment
         if not r.failures:
             return
+        dead = [f for f in r.failures.values() if f.error == "FlowerError0"]
+        if dead:
+            raise WorkerLost(f"WorkerLost: node {dead[0].node}, round {r.number + 1}: {dead[0].message}")
         came = len(r.answers) + sum(f.replied for f in r.failures.values())
         first = next(iter(sorted(r.failures.items())))[1]
         said = first.message.strip().splitlines()
@@ -242,9 +246,10 @@ class MethodStrategy(Strategy):
         limit = self.setting.experiment.max_message_mb * 2**20
         base = codec.broadcast_bytes(0, shared, {})
         groups: list[tuple[int, list[int]]] = []
-        for node in dict.fromkeys(int(self.home[c]) for c in clients):
+        for position in dict.fromkeys(int(self.home[c]) for c in clients):
+            node = self.nodes[position]
             size, current = base, []
-            for client in (c for c in clients if int(self.home[c]) == node):
+            for client in (c for c in clients if int(self.home[c]) == position):
                 own = codec.broadcast_bytes(client, {}, down[client][1])
                 weight = max(own, 0 if reduce else self._expected_upload(client))
                 if current and size + weight > limit:

@@ -1,4 +1,4 @@
-"""The in-process grid: calls the ClientApp directly (one worker), or in spawned processes (several).
+"""The in-process grid: calls the ClientApp directly (one worker), or in fresh worker processes (several).
 
 The readable, debuggable reference of every other grid: the same ServerApp, Strategy, messages and ClientApp, without Ray
 and without a SuperLink.
@@ -7,11 +7,14 @@ and without a SuperLink.
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterable
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -24,6 +27,12 @@ CODE_RAISED = 2
 """Flower's code for an app that raised."""
 CODE_GONE = 5
 """Flower's code for a node that is unavailable."""
+
+ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Thread pools that a worker process starts with one thread."""
+
+DEATHS = 3
+"""Deaths of a worker on the same message before its clients count as failed."""
 
 _ids = itertools.count(1)
 
@@ -110,25 +119,27 @@ class InProcessGrid(Grid):
 
 
 class _Pool:
-    """Spawned worker processes, each with a pipe; a worker that dies gives error replies, never a hang."""
+    """Worker processes, each with a pipe; a worker that dies is replaced and its message runs again (same bits)."""
 
     def __init__(self, contexts: dict[int, Context], workers: int) -> None:
-        self._spawn = multiprocessing.get_context("spawn")
         self.contexts, self.workers = contexts, workers
         self.pipes: list[Connection] = []
-        self.processes: list[Any] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
         for position in range(workers):
             pipe, process = self._start(position)
             self.pipes.append(pipe)
             self.processes.append(process)
 
-    def _start(self, position: int) -> tuple[Connection, Any]:
-        ours, theirs = self._spawn.Pipe()
-        own = {n: c for n, c in self.contexts.items() if (n - 1) % self.workers == position}
-        process = self._spawn.Process(target=_serve, args=(theirs, own), daemon=True, name=f"fedkd-worker-{position}")
-        with _one_thread_environment():
-            process.start()
+    def _start(self, position: int) -> tuple[Connection, subprocess.Popen[bytes]]:
+        """A fresh interpreter (never a fork, and no re-import of the caller's main module) that holds one end of a pipe."""
+        ours, theirs = Pipe()
+        root = str(Path(__file__).resolve().parents[2])
+        paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
+        environment = {**os.environ, **dict.fromkeys(ONE_THREAD, "1"), "PYTHONPATH": paths}
+        command = [sys.executable, "-m", "simulations.grids.worker", str(theirs.fileno())]
+        process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         theirs.close()
+        ours.send({n: c for n, c in self.contexts.items() if (n - 1) % self.workers == position})
         return ours, process
 
     def run(self, batch: list[Message], timeout: float | None) -> list[Message]:
@@ -137,6 +148,7 @@ class _Pool:
         for message in batch:
             queues[(message.metadata.dst_node_id - 1) % self.workers].append(message)
         replies: list[Message] = []
+        deaths: dict[str, int] = {}
         running: dict[Connection, tuple[int, Message]] = {}
         for position, queue in enumerate(queues):
             self._next(position, queue, running, replies)
@@ -153,9 +165,13 @@ class _Pool:
                 try:
                     replies.append(pipe.recv())
                 except (EOFError, OSError):
-                    code = self.processes[position].exitcode
-                    replies.append(Message(Error(CODE_GONE, f"worker process ended (exit code {code})"), reply_to=message))
-                    self._restart(position)
+                    code = self._restart(position)
+                    deaths[message.metadata.message_id] = deaths.get(message.metadata.message_id, 0) + 1
+                    if deaths[message.metadata.message_id] < DEATHS:
+                        queues[position].insert(0, message)
+                    else:
+                        reason = f"worker process ended {DEATHS} times (exit code {code})"
+                        replies.append(Message(Error(CODE_GONE, reason), reply_to=message))
                 self._next(position, queues[position], running, replies)
         return replies
 
@@ -172,11 +188,13 @@ class _Pool:
                 replies.append(Message(Error(CODE_GONE, "worker process is gone"), reply_to=message))
                 self._restart(position)
 
-    def _restart(self, position: int) -> None:
+    def _restart(self, position: int) -> int:
+        """Replace a worker and return the exit code of the one before."""
         self.processes[position].kill()
-        self.processes[position].join()
+        code = self.processes[position].wait()
         self.pipes[position].close()
         self.pipes[position], self.processes[position] = self._start(position)
+        return code
 
     def close(self) -> None:
         for pipe in self.pipes:
@@ -185,42 +203,22 @@ class _Pool:
             except OSError:
                 continue
         for process in self.processes:
-            process.join(timeout=10)
-            if process.is_alive():
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
                 process.kill()
-                process.join()
+                process.wait()
         for pipe in self.pipes:
             pipe.close()
 
 
-class _one_thread_environment:
-    """Children start with one thread per BLAS or OpenMP pool."""
-
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-    def __enter__(self) -> None:
-        self.before = {n: os.environ.get(n) for n in self.names}
-        os.environ.update(dict.fromkeys(self.names, "1"))
-
-    def __exit__(self, *_: object) -> None:
-        for name, value in self.before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _serve(pipe: Connection, contexts: dict[int, Context]) -> None:
-    """The loop of a worker process."""
-    import signal
-
+def serve(pipe: Connection) -> None:
+    """The loop of a worker process: contexts first, then messages until None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     identify(run_id=1)
-    while True:
-        try:
-            message = pipe.recv()
-        except (EOFError, OSError):
-            return
-        if message is None:
-            return
-        pipe.send(call(message, contexts[message.metadata.dst_node_id]))
+    try:
+        contexts: dict[int, Context] = pipe.recv()
+        while (message := pipe.recv()) is not None:
+            pipe.send(call(message, contexts[message.metadata.dst_node_id]))
+    except (EOFError, OSError):
+        return

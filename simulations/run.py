@@ -1,0 +1,202 @@
+"""Run one configuration on a grid and return a true exit code (design: exit codes)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fedkd.config import Experiment, experiment_from, read_config
+from fedkd.errors import ConfigError, RunError, WaitExpired
+
+GRIDS = ("inprocess", "flower")
+RESUMES = 3
+"""Times that a run on Flower's grid whose worker died is resumed without a new commit before it counts as failed."""
+
+DONE, FAILED, USAGE, WITH_FAILURES, EXPIRED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+
+@dataclass
+class Outcome:
+    """How a run ended."""
+
+    code: int
+    reason: str = ""
+    folders: list[Path] = field(default_factory=list)
+
+
+def load(path: Path, settings: Sequence[str] = (), **overrides: Any) -> Experiment:
+    """A configuration file with ``key=value`` settings and keyword overrides (kebab-case keys with underscores).
+
+    Raises: ConfigError for an unknown key, a wrong type or a value out of range.
+    """
+    flat = read_config(path)
+    for text in settings:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise ConfigError(f"--set {text!r}: write key=value, e.g. --set num-server-rounds=5")
+        flat[key.strip()] = _value(value.strip())
+    experiment = experiment_from(flat)
+    changed = {k: v for k, v in overrides.items() if v is not None}
+    experiment = replace(experiment, **changed)
+    output = experiment.output or os.environ.get("FEDKD_OUTPUT", "") or str(Path.cwd() / "runs")
+    if not Path(output).is_absolute():
+        raise ConfigError(f"output = {output!r} is not absolute; e.g. --output {Path.cwd() / output}")
+    return replace(experiment, output=output, provenance=experiment.provenance or provenance())
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def provenance() -> str:
+    """Git commit of the sources, with "+dirty" where the tree differs; "" outside a checkout."""
+    root = Path(__file__).resolve().parents[1]
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10, check=True)
+        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return head.stdout.strip() + ("+dirty" if changed.stdout.strip() else "")
+
+
+def folders_of(experiment: Experiment) -> list[Path]:
+    """The run folder of each seed."""
+    from server.run_folder import folder_of
+
+    return [folder_of(replace(experiment, seed=s, seeds="")) for s in experiment.seed_list()]
+
+
+def execute(
+    experiment: Experiment, grid: str = "inprocess", port: int = 0, watch: Callable[[Path], Any] | None = None
+) -> Outcome:
+    """Check, run and say how it ended; never raises for a run that failed.
+
+    Args:
+        grid: "inprocess" or "flower".
+        port: the SuperLink's port on grid "flower"; 0 = any free one.
+        watch: a context manager factory that shows the progress of a run folder.
+    """
+    try:
+        _preflight(experiment, grid)
+    except ConfigError as error:
+        return Outcome(USAGE, str(error))
+    folders = folders_of(experiment)
+    try:
+        with ExitStack() as stack:
+            if watch is not None:
+                stack.enter_context(watch(folders[0]))
+            if grid == "inprocess":
+                _in_process(experiment)
+            else:
+                _on_flower(experiment, folders, port)
+    except KeyboardInterrupt:
+        return Outcome(INTERRUPTED, f"interrupted; go on with: python -m simulations resume {_unfinished(folders)}", folders)
+    except ConfigError as error:
+        return Outcome(USAGE, str(error), folders)
+    except WaitExpired as error:
+        return Outcome(EXPIRED, str(error), folders)
+    except (RunError, OSError) as error:
+        again = f"go on with: python -m simulations resume {_unfinished(folders)}"
+        return Outcome(FAILED, f"{error}; {again}", folders)
+    codes = [read_status(f) for f in folders]
+    worst = max(codes, key=lambda c: c[0])
+    return Outcome(worst[0], worst[1], folders)
+
+
+def read_status(folder: Path) -> tuple[int, str]:
+    """(exit code, reason) of a run folder; a missing ``status.json`` is itself a failure."""
+    try:
+        status = json.loads((folder / "status.json").read_text())
+        return int(status["exit_code"]), str(status["reason"])
+    except (OSError, ValueError, KeyError):
+        return FAILED, f"{folder} has no status.json: the run did not end"
+
+
+def _unfinished(folders: Sequence[Path]) -> Path:
+    return next((f for f in folders if not (f / "summary.json").exists()), folders[-1])
+
+
+def _preflight(experiment: Experiment, grid: str) -> None:
+    """Everything that can be known before the start. Raises: ConfigError."""
+    from server.run_folder import check_folder, state_root_of
+    from server.server_app import check_before_start
+
+    if grid not in GRIDS:
+        raise ConfigError(f"unknown grid {grid!r}; valid grids: {', '.join(GRIDS)}")
+    if experiment.workers > experiment.num_nodes:
+        raise ConfigError(f"workers = {experiment.workers} but num-nodes = {experiment.num_nodes}: a node has one worker; raise num-nodes")
+    from fedkd.prepare import prepare
+
+    for seed in experiment.seed_list():
+        run = replace(experiment, seed=seed, seeds="")
+        check_before_start(run)
+        check_folder(run)
+        prepare(run, state_root_of(run))
+
+
+def _in_process(experiment: Experiment) -> None:
+    from server.server_app import run_all
+    from simulations.grids.inprocess import InProcessGrid
+
+    experiment = replace(experiment, trusted=True)
+    with _closing(InProcessGrid(experiment.to_run_config(), experiment.num_nodes, experiment.workers)) as grid:
+        run_all(grid, experiment)
+
+
+@contextmanager
+def _closing(grid: Any) -> Iterator[Any]:
+    try:
+        yield grid
+    finally:
+        grid.close()
+
+
+def _on_flower(experiment: Experiment, folders: Sequence[Path], port: int) -> None:
+    """Submit to a private SuperLink; where a worker died, resume from the last commit.
+
+    Raises: RunError, WaitExpired; ConfigError for a port in use.
+    """
+    from simulations.grids.flower import follow, submit, superlink
+
+    run = replace(experiment, trusted=True)
+    last = _progress(folders)
+    lost = 0
+    while True:
+        with superlink(port=port) as link:
+            for folder in folders:
+                (folder / "status.json").unlink(missing_ok=True)
+            flower_run = submit(link, run)
+            budget = experiment.node_wait_s + experiment.round_timeout_s * experiment.num_server_rounds * len(folders)
+            said = follow(link, flower_run, lambda: all((f / "status.json").exists() for f in folders), budget)
+            log = link.log(flower_run) if said else ""
+        codes = [read_status(f) for f in folders]
+        if all(code in (DONE, WITH_FAILURES) for code, _ in codes):
+            return
+        worker_lost = any("WorkerLost" in reason for _, reason in codes)
+        lost = lost + 1 if _progress(folders) == last else 1
+        last = _progress(folders)
+        if not worker_lost or lost > RESUMES:
+            code, reason = max(codes, key=lambda c: c[0])
+            if code == EXPIRED:
+                raise WaitExpired(reason)
+            raise RunError(f"{reason} {said} {log[-800:]}".strip())
+        print(f"a worker died; resuming from the last committed round ({lost} of {RESUMES})", file=sys.stderr, flush=True)
+        run = replace(run, resume=True)
+
+
+def _progress(folders: Sequence[Path]) -> list[int]:
+    from fedkd.store import read_commit
+
+    commits = [read_commit(f / "checkpoints") for f in folders]
+    return [c.round if c is not None else -1 for c in commits]
