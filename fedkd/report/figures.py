@@ -119,6 +119,8 @@ def _band(axes: Axes, run: RunFolder) -> None:
 def _mark_levels(axes: Axes, run: RunFolder) -> None:
     """A dotted line where blocks leave the federation, the level that holds from there on above the plot."""
     changes = level_changes(run)
+    if len(changes) < 2:
+        return
     for index, (t, level) in enumerate(changes):
         if index:
             axes.axvline(t + 0.5, color=MUTED, linewidth=0.8, linestyle=":", zorder=0.5)

@@ -106,7 +106,9 @@ def _legend(figure: Figure, run: RunFolder, any_cut: bool) -> None:
     from matplotlib.patches import Patch
 
     averaged = "shared and averaged" if run.method_args.get("average", True) else "in the federation (not averaged)"
-    handles: list[Patch | Line2D] = [Patch(color=BLUE, alpha=0.85, label=averaged)]
+    handles: list[Patch | Line2D] = []
+    if any(run.series("level")[1]):
+        handles.append(Patch(color=BLUE, alpha=0.85, label=averaged))
     if any_cut:
         handles.append(Line2D([], [], color=ORANGE, linewidth=3.2, label="cut: knowledge passes here"))
     handles.append(Patch(facecolor=RULE, edgecolor=PAPER, alpha=0.55, label="private: left, or never shared"))
@@ -117,6 +119,8 @@ def _caption(run: RunFolder) -> str:
     changes = level_changes(run)
     trace = ", ".join(f"level {level} from round {t + 1}" for t, level in changes)
     parts = [f"Shallow blocks at the bottom, the classifier on top; level s means that blocks 1 to s are in: {trace}."]
+    if not any(level for _, level in changes):
+        parts = ["Shallow blocks at the bottom, the classifier on top. No block is averaged in this run (level 0)."]
     cuts = [(t, int(c)) for t, c in zip(*run.series("cut"), strict=True)]
     with_cut = [t for t, cut in cuts if cut > 0]
     if with_cut:

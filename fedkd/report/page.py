@@ -9,7 +9,7 @@ from pathlib import Path
 from fedkd.report.figures import run_figures
 from fedkd.report.run_folder import RunFolder, read_run
 from fedkd.report.tables import (
-    configuration_table,
+    configuration_tables,
     environment_table,
     failure_table,
     failure_text,
@@ -42,7 +42,7 @@ def write_report(run: Path, compared: Sequence[Path] = ()) -> Path:
         "statements": statement_tables(own),
         "failures": failure_table(own),
         "failures_text": failure_text(own),
-        "configuration": configuration_table(own),
+        "configuration": configuration_tables(own),
         "environment": environment_table(own),
         "reproduce": reproduce_lines(own),
         "command": str(own.environment.get("command") or ""),
@@ -68,9 +68,9 @@ def _local_partner(run: RunFolder, others: Sequence[RunFolder]) -> tuple[RunFold
     for other in others:
         if other.method != "local" or run.method == "local":
             continue
-        if not run.data_hash or other.data_hash != run.data_hash:
+        if not run.data_hash or (other.data_hash, other.seed) != (run.data_hash, run.seed):
             remarks.append(
-                f"{other.title} ({other.path.name}) is not paired: its partition may differ from this run's."
+                f"{other.title} ({other.path.name}) is not paired: its partition or seed may differ from this run's."
             )
         elif other.status != "completed":
             remarks.append(f"{other.title} ({other.path.name}) is not paired: it is {other.status}.")

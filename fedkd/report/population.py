@@ -50,7 +50,7 @@ def label_map(run: RunFolder) -> Picture | None:
         _cells(axes, grid)
         if not grouped and counts.shape[1] <= 12:
             _write_counts(axes, counts, grid)
-        _label_axes(axes, names, counts, grouped)
+        _label_axes(axes, names, counts, "" if grouped else _what_counts(run, counts))
         _shade_legend(figure)
         return finish(figure, "labels", "Who holds which labels", _label_caption(run, counts, grouped))
 
@@ -178,7 +178,15 @@ def _write_counts(axes: Axes, counts: Grid, grid: Grid) -> None:
                       color=PAPER if dark else INK, in_layout=False)  # fmt: skip
 
 
-def _label_axes(axes: Axes, names: list[str], counts: Grid, grouped: bool) -> None:
+def _what_counts(run: RunFolder, counts: Grid) -> str:
+    """What the histogram counts: "training examples" where it adds up to the training sizes, else "examples"."""
+    sizes = run.partition.get("sizes")
+    return "training examples" if isinstance(sizes, list) and sizes == counts.sum(axis=1).tolist() else "examples"
+
+
+def _label_axes(axes: Axes, names: list[str], counts: Grid, totals: str) -> None:
+    """``totals`` names the numbers on the right; empty for groups of clients, which have none."""
+    grouped = not totals
     rows, classes = len(names), counts.shape[1]
     axes.set(xlim=(-0.5, classes - 0.5), ylim=(rows - 0.5, -0.5), xlabel="class")
     axes.set_ylabel("groups of similar clients" if grouped else "client")
@@ -192,7 +200,7 @@ def _label_axes(axes: Axes, names: list[str], counts: Grid, grouped: bool) -> No
         right = axes.twinx()
         right.set_ylim(axes.get_ylim())
         right.set_yticks(range(rows), [f"{total:,.0f}" for total in counts.sum(axis=1)], fontsize=7.5)
-        right.set_ylabel("examples")
+        right.set_ylabel(totals)
         right.grid(visible=False)
         right.spines[:].set_visible(False)
         right.tick_params(length=0)

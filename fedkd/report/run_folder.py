@@ -35,6 +35,8 @@ class RunFolder:
     rounds: tuple[Record, ...]
     clients: tuple[Record, ...]
     failures: tuple[Record, ...]
+    ended: Record
+    """``status.json``: how the process ended and why, also where there is no summary"""
     unreadable: tuple[str, ...]
     """one line per file or line that could not be read"""
 
@@ -50,8 +52,9 @@ class RunFolder:
 
     @property
     def title(self) -> str:
-        """The name in figures and tables; an unlabelled FedD2S says which reading it is."""
-        label = str(self.summary.get("label") or self.config.get("label") or "").strip()
+        """The name in figures and tables; a FedD2S that was given no label says which reading it is."""
+        given = self.config if "label" in self.config else self.summary
+        label = str(given.get("label") or "").strip()
         if label:
             return label
         args = self.method_args
@@ -86,8 +89,8 @@ class RunFolder:
 
     @property
     def status(self) -> str:
-        """``completed``, ``failed``, ``interrupted``, or ``unfinished`` where there is no summary."""
-        return str(self.summary.get("status") or "unfinished")
+        """``completed``, ``failed``, ``interrupted``, or ``unfinished`` where no file says."""
+        return str(self.summary.get("status") or self.ended.get("status") or "unfinished")
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
         """Round numbers and values of one key of ``rounds.jsonl``, rounds without a finite value left out."""
@@ -137,7 +140,8 @@ def read_run(path: Path) -> RunFolder:
         summary=_read_object(path / "summary.json", problems),
         rounds=_read_lines(path / "rounds.jsonl", problems),
         clients=_read_lines(path / "clients.jsonl", problems),
-        failures=_read_lines(path / "failures.jsonl", problems, optional=True),
+        failures=_read_lines(path / "failures.jsonl", problems),
+        ended=_read_object(path / "status.json", problems),
         unreadable=tuple(problems),
     )
 
@@ -175,7 +179,12 @@ def _flatten(table: Mapping[str, Any], prefix: str = "") -> Record:
     return flat
 
 
+_MAY_BE_ABSENT = ("failures.jsonl", "status.json")
+
+
 def _read_text(path: Path, problems: list[str]) -> str | None:
+    if path.name in _MAY_BE_ABSENT and not path.exists():
+        return None
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
@@ -200,9 +209,7 @@ def _read_object(path: Path, problems: list[str]) -> Record:
     return found[0] if found else {}
 
 
-def _read_lines(path: Path, problems: list[str], *, optional: bool = False) -> tuple[Record, ...]:
-    if optional and not path.exists():
-        return ()
+def _read_lines(path: Path, problems: list[str]) -> tuple[Record, ...]:
     text = _read_text(path, problems)
     return tuple(_objects((text or "").splitlines(), path.name, problems, last_may_be_cut=True))
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedkd.config import Experiment
 from fedkd.report.run_folder import RunFolder, number, whole
 from fedkd.report.wording import MISSING, count, duration, percent, size
 
@@ -95,12 +96,13 @@ def failure_text(run: RunFolder) -> str:
     return text
 
 
-def configuration_table(run: RunFolder) -> Table | None:
-    """Every resolved key; None where no config.toml could be read."""
-    if not run.config:
-        return None
-    rows = [[key, _text(value) if value != "" else '""'] for key, value in sorted(run.config.items())]
-    return Table("Resolved keys of config.toml", ("key", "value"), ("code", "long"), rows)
+def configuration_tables(run: RunFolder) -> list[Table]:
+    """The keys that differ from their defaults, then the others; empty where no config.toml could be read."""
+    defaults = Experiment().to_run_config()
+    own = {k: v for k, v in run.config.items() if k not in defaults or defaults[k] != v}
+    rest = {k: v for k, v in run.config.items() if k not in own}
+    titles = ((own, "Keys that this run sets"), (rest, "Keys at their defaults"))
+    return [_keys(f"{title} ({len(keys)})", keys) for keys, title in titles if keys]
 
 
 def environment_table(run: RunFolder) -> Table | None:
@@ -154,6 +156,11 @@ def reproduce_lines(run: RunFolder) -> list[str]:
     return lines
 
 
+def _keys(title: str, values: Mapping[str, Any]) -> Table:
+    rows = [[key, '""' if value == "" else _text(value)] for key, value in sorted(values.items())]
+    return Table(title, ("key", "value"), ("code", "long"), rows)
+
+
 def _fields(title: str, values: Mapping[str, Any]) -> Table:
     return Table(title, ("field", "value"), ("", "long"), [[str(k), _text(v)] for k, v in values.items()])
 
@@ -164,7 +171,7 @@ def _round(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    if value is None:
+    if value is None or value == "":
         return MISSING
     if isinstance(value, bool):
         return "true" if value else "false"

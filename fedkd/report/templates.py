@@ -58,6 +58,7 @@ pre{background:var(--card);border:1px solid var(--line);border-radius:6px;paddin
 font:.85rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;white-space:pre-wrap;overflow-wrap:anywhere}
 ul.notes{margin:.6rem 0;padding-left:1.2rem;color:var(--soft);font-size:.92rem}
 summary{cursor:pointer;color:var(--soft);font-size:.95rem}
+details{margin:.5rem 0}
 details[open] summary{margin-bottom:.6rem}
 footer{margin-top:3rem;color:var(--soft);font-size:.85rem}
 @media (max-width:34rem){main{padding:1.2rem .9rem 3rem}h1{font-size:1.4rem}.numbers dd{font-size:1.12rem}
@@ -72,9 +73,10 @@ MACROS = """{% macro figure(picture) %}
 <figcaption>{{ picture.caption }}</figcaption>
 </figure>
 {% endmacro %}
-{% macro table(grid) %}
+{% macro table(grid, captioned=true) %}
 <div class="table" tabindex="0" role="group" aria-label="{{ grid.title }}"><table>
-<caption>{{ grid.title }}</caption>
+{% if captioned %}<caption>{{ grid.title }}</caption>{% endif %}
+
 <thead><tr>
 {%- for head in grid.head -%}
 <th scope="col" class="{{ grid.kinds[loop.index0] }}">{{ head }}</th>
@@ -135,9 +137,11 @@ RUN = """{% extends "shell" %}{% from "macros" import figure, table %}
 <h2>Failures</h2>
 <p>{{ failures_text }}</p>{% if failures %}{{ table(failures) }}{% endif %}
 <h2>Configuration</h2>
-{% if configuration %}
-<details open><summary>{{ configuration.rows | length }} keys</summary>{{ table(configuration) }}</details>
-{% else %}<p>No configuration was recorded.</p>{% endif %}
+{% for grid in configuration %}
+<details{% if loop.first %} open{% endif %}><summary>{{ grid.title }}</summary>{{ table(grid, false) }}</details>
+{% else %}
+<p>No configuration was recorded.</p>
+{% endfor %}
 <h2>Environment</h2>
 {% if environment %}{{ table(environment) }}{% else %}<p>No environment was recorded.</p>{% endif %}
 <h2>How to reproduce</h2>

@@ -92,6 +92,8 @@ def _outcome(run: RunFolder) -> list[str]:
     if run.status != "completed":
         done = len({row.get("round") for row in run.rounds})
         lead = [f"The run is {run.status}: {count(done, 'round')} on record, so no number below is a result."]
+        reason = str(run.ended.get("reason") or "").strip()
+        lead += [f"The reason given: {reason[:300].rstrip('.')}."] if reason else []
     mean, worst = number(run.summary.get("accuracy_mean")), number(run.summary.get("accuracy_worst_decile"))
     if not math.isfinite(mean):
         return [*lead, "No accuracy was recorded for it."]

@@ -11,8 +11,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
+from fedkd import schemas
 from fedkd.errors import ConfigError
 from fedkd.report import build
 
@@ -114,6 +116,12 @@ def test_the_sections_stand_in_order(demo: tuple[Path, Path]) -> None:
     assert html.count("<figcaption>") == 5
 
 
+def test_keys_that_differ_from_their_defaults_come_first(demo: tuple[Path, Path]) -> None:
+    text = read(demo[0] / "report.html").text
+    own, rest = text.index("Keys that this run sets"), text.index("Keys at their defaults")
+    assert own < text.index("name demo") < rest < text.index("learning-rate 0.05")
+
+
 def test_foreign_text_is_escaped_and_rounds_count_from_one(write_run: Callable[..., Path]) -> None:
     folder = write_run(label="$x^2$ <b>", failures=[FAILURE], rounds=2, clients=2, classes=2)
     page = read(build(folder))
@@ -135,7 +143,7 @@ def test_a_local_run_is_paired_by_client(demo: tuple[Path, Path]) -> None:
 def test_a_local_run_on_other_data_is_not_paired(write_run: Callable[..., Path]) -> None:
     small = {"rounds": 2, "clients": 2, "classes": 2}
     page = read(build(write_run("demo", **small), [write_run("local", method="local", seed=1, **small)]))
-    assert "is not paired: its partition may differ" in page.text
+    assert "is not paired: its partition or seed may differ" in page.text
     assert "Against training alone" not in page.text
 
 
@@ -199,6 +207,17 @@ def test_a_failed_run_says_so_first(write_run: Callable[..., Path]) -> None:
     assert "was to train the model cnn_small" in text
     assert "The run is failed: 5 rounds on record" in text
     assert "The first 50 are listed; the other 10 are in failures.jsonl." in text
+
+
+def test_a_run_that_broke_off_gives_its_reason(write_run: Callable[..., Path]) -> None:
+    folder = write_run(rounds=2, clients=2, classes=2)
+    (folder / "summary.json").unlink()
+    status = {"schema": 1, "exit_code": 1, "status": "failed", "reason": "RunError: too few replies."}
+    jsonschema.validate(status, schemas.load("status"))
+    (folder / "status.json").write_text(json.dumps(status))
+    text = read(build(folder)).text
+    assert "The run is failed: 2 rounds on record, so no number below is a result." in text
+    assert "The reason given: RunError: too few replies. No accuracy was recorded for it." in text
 
 
 def test_a_recorded_guarantee_is_printed_with_all_its_fields(write_run: Callable[..., Path]) -> None:

@@ -113,6 +113,17 @@ def test_kd_only_is_not_called_averaged(write_run: Callable[..., Path]) -> None:
     assert "in the federation (not averaged)" in texts(layers)
 
 
+def test_a_run_that_averages_nothing_says_level_0(write_run: Callable[..., Path]) -> None:
+    folder = write_run("kd", args="average = false", rounds=4, clients=2)
+    rows = [json.loads(line) | {"level": 0, "cut": 3} for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    layers = layer_trace(read_run(folder))
+    assert layers is not None
+    assert "No block is averaged in this run (level 0)." in layers.caption
+    assert "cut: knowledge passes here" in texts(layers)
+    assert not [t for t in texts(layers) if "in the federation" in t or "shared and" in t]
+
+
 def test_bars_are_sorted_and_clients_below_local_have_their_own_colour(write_run: Callable[..., Path]) -> None:
     local, worse = read_run(write_run("local", method="local", gain=0.05)), read_run(write_run("demo", gain=0.0))
     picture = client_scores(worse, local)
@@ -139,6 +150,7 @@ def test_every_count_of_a_small_label_map_is_written(write_run: Callable[..., Pa
     picture = label_map(run)
     assert picture is not None
     written = texts(picture)
+    assert "training examples" in written
     for row in run.partition["histogram"]:
         assert all(str(value) in written for value in row if value)
 

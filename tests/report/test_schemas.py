@@ -22,7 +22,7 @@ def validator(name: str) -> Any:
     return jsonschema.Draft202012Validator(schema)
 
 
-RUN_FILES = ["client", "comparison", "config", "environment", "failure", "partition", "round", "summary"]
+RUN_FILES = ["client", "comparison", "config", "environment", "failure", "partition", "round", "status", "summary"]
 
 
 @pytest.mark.parametrize("name", schemas.names())
