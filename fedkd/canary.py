@@ -1,8 +1,8 @@
 """Canaries: secrets planted on purpose, so that what a model remembers can be counted.
 
-Carlini et al. 2019, arXiv 1802.08232, section 4 (text with a random part); specs: swing, sections 5 and 11 (own name per
-canary, decoys, label canaries); specs: audit, section 2 (membership by fair coin before training). NumPy only: texts,
-labels and indices in, texts, labels and a ledger out.
+Carlini et al. 2019, arXiv 1802.08232, section 4 (text with a random part); specs: swing, sections 5 and 11 (own name
+per canary, decoys, label canaries); specs: audit, section 2 (membership by fair coin before training). NumPy only:
+texts, labels and indices in, texts, labels and a ledger out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Config:
     references: int = 1000
     """Secrets of the same format that are never planted."""
     decoys: int = 64
-    """Sentences of the same template with other names, once each, in every arm: the type is known, the secrets are not."""
+    """Sentences of the same template with other names, once each, in every arm: they teach the type, no secret."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ class LabelCanary:
 
 def space_size(config: Config) -> int:
     """Number of possible secrets."""
-    return len(config.alphabet) ** config.length
+    size: int = len(config.alphabet) ** config.length
+    return size
 
 
 def draw(config: Config, rng: np.random.Generator, groups: Sequence[str] = ("all",)) -> CanarySet:
@@ -94,8 +95,7 @@ def draw(config: Config, rng: np.random.Generator, groups: Sequence[str] = ("all
 
     Drawing without replacement keeps canaries and references exchangeable, which the rank tests rest on.
 
-    Raises: ConfigError for a template without its two fields, a repeated symbol, a negative count, or a space that is too
-    small.
+    Raises: ConfigError for a template without its two fields, a repeated symbol, a negative count, a space too small.
     """
     _check(config)
     strata = [(group, copies) for group in groups for copies in config.repetitions]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +72,7 @@ def p_value(m: int, guesses: int, correct: int, delta: float, epsilon: float) ->
     return min(1.0, beta + 2.0 * m * delta * float((slices / steps).max()))
 
 
+@lru_cache(maxsize=4096)
 def epsilon_lower(m: int, guesses: int, correct: int, delta: float, alpha: float = 0.05) -> float:
     """Largest epsilon that ``correct`` of ``guesses`` right guesses about ``m`` canaries reject; 0 where none
     is.
