@@ -100,8 +100,8 @@ def draw(config: Config, rng: np.random.Generator, groups: Sequence[str] = ("all
     _check(config)
     strata = [(group, copies) for group in groups for copies in config.repetitions]
     count = len(strata) * config.per_count
-    secrets = _secrets(config, count + config.references + config.decoys, rng)
     names = _names(count + config.decoys, rng)
+    secrets = _secrets(config, count + config.references + config.decoys, rng)
     canaries = []
     for index in range(count):
         group, copies = strata[index // config.per_count]
