@@ -148,7 +148,8 @@ def quotas(counts: Array, total: int, caps: Array) -> Indices:
 
 def _stratified(labels: Array, taken: npt.NDArray[np.bool_], size: int) -> Indices:
     """Positions of ``size`` samples that are not taken, spread over classes; each class keeps one while that can be."""
-    _, codes = np.unique(labels, return_inverse=True)
+    _, first, codes = np.unique(labels, return_index=True, return_inverse=True)
+    codes = np.argsort(np.argsort(first))[codes]  # classes in the random order of the rows: ties favour no class
     counts = np.bincount(codes)
     free = np.bincount(codes[~taken], minlength=len(counts))
     spare = np.maximum(free - 1, 0)

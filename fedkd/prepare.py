@@ -31,7 +31,7 @@ from fedkd.errors import ConfigError, DataError
 from fedkd.partition import config_of, split, split_sizes
 from fedkd.types import Array, ClientData, Split
 
-FORMAT = 1
+FORMAT = 2
 """Version of the folder's layout and of every draw that fills it; part of the hash."""
 
 SMALL = 1 << 18

@@ -116,11 +116,11 @@ def test_500_clients_at_alpha_001_end_in_bounded_time() -> None:
 
 
 def test_the_smallest_size_of_the_best_draw_is_named() -> None:
-    sizes = [min(map(len, partition("dirichlet", "alpha = 0.3", LABELS, None, 40, 1, s))) for s in range(5)]
-    with pytest.raises(ConfigError, match="min-client-samples asks for 45") as caught:
-        partition("dirichlet", "alpha = 0.3", LABELS, None, 40, 45, seed=0)
+    sizes = [min(map(len, partition("dirichlet", "alpha = 0.3", LABELS, None, 20, 1, s))) for s in range(5)]
+    with pytest.raises(ConfigError, match="min-client-samples asks for 90") as caught:
+        partition("dirichlet", "alpha = 0.3", LABELS, None, 20, 90, seed=0)
     reached = int(str(caught.value).split("reached ")[1].split()[0])
-    assert max(sizes) <= reached < 45
+    assert max(sizes) <= reached < 90
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_class_that_cannot_be_divided_is_a_config_error() -> None:
 
 def test_an_empty_client_is_refused_even_with_minimum_zero() -> None:
     with pytest.raises(ConfigError, match="asks for 1"):
-        partition("dirichlet", "alpha = 0.001", LABELS, None, 500, 0, 0)
+        partition("dirichlet", "alpha = 0.001", LABELS, None, 100, 0, 0)
 
 
 def test_one_client_and_one_sample() -> None:
@@ -199,6 +199,22 @@ def test_split_is_stratified(counts: list[int], seed: int) -> None:
         assert abs((y[test] == c).sum() - count * len(test) / len(y)) < 1
         assert (y[train] == c).sum() >= 1
     assert len(val) == split_sizes(len(y))[2]
+
+
+def test_a_pair_never_goes_to_test_and_val_both() -> None:
+    """Five classes of two: test takes three samples, val one; without the rule a class could lose both."""
+    y = np.repeat(np.arange(5), 2)
+    for seed in range(30):
+        train, val, test = split(y, np.arange(10), seed, 0)
+        assert (len(val), len(test), len(np.unique(y[train]))) == (1, 3, 5)
+
+
+def test_ties_between_classes_favour_none() -> None:
+    """Four classes of one size, one test sample each in three of them: every class is left out by some seed."""
+    y = np.repeat(np.arange(4), 3)
+    tested = [set(y[split(y, np.arange(12), seed, 0)[2]].tolist()) for seed in range(60)]
+    assert {len(classes) for classes in tested} == {3}
+    assert len({frozenset(classes) for classes in tested}) == 4
 
 
 def test_single_samples_of_a_class_train() -> None:

@@ -174,9 +174,9 @@ def test_damage_is_found_at_opening(copy: Path) -> None:
 def test_wrong_meta_is_found_at_opening(copy: Path) -> None:
     open_data(copy)
     damage_meta(copy, format=999)
-    with pytest.raises(DataError, match="not the format 1"):
+    with pytest.raises(DataError, match="not the format 2"):
         open_data(copy)
-    damage_meta(copy, format=1, hash="00000000")
+    damage_meta(copy, format=2, hash="00000000")
     with pytest.raises(DataError, match="own hash 00000000"):
         open_data(copy)
     for content in ("not json", "[]"):
