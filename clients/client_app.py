@@ -20,6 +20,7 @@ from fedkd.config import Experiment, experiment_from
 from fedkd.errors import ConfigError
 from fedkd.prepare import data_hash, open_data
 from fedkd.store import ClientStore
+from fedkd.types import Arrays
 
 app = ClientApp()
 
@@ -64,7 +65,9 @@ def _open(message: Message, context: Context) -> tuple[Worker, Order]:
     config = message.content["config"]
     assert isinstance(config, ConfigRecord)
     if config["protocol"] != codec.PROTOCOL:
-        raise ConfigError(f"protocol {config['protocol']} here {codec.PROTOCOL}: server and node run different versions")
+        raise ConfigError(
+            f"protocol {config['protocol']!r} instead of {codec.PROTOCOL}: server and node run different versions"
+        )
     clients = tuple(int(c) for c in config["clients"])  # type: ignore[union-attr]
     order = Order(
         round=int(config["round"]),  # type: ignore[arg-type]
@@ -86,7 +89,7 @@ def _worker(experiment: Experiment, data_folder: str, state_root: str, run: str)
     return Worker(setting, data, ClientStore(Path(state_root), run))
 
 
-def _arrays(content: RecordDict, name: str) -> dict[str, codec.np.ndarray]:  # type: ignore[type-arg]
+def _arrays(content: RecordDict, name: str) -> Arrays:
     record = content.get(name)
     return codec.from_record(record) if isinstance(record, ArrayRecord) else {}
 

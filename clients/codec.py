@@ -101,13 +101,15 @@ def _signature(records: Iterable[tuple[str, Arrays]]) -> Signature:
 @lru_cache(maxsize=4096)
 def _alone(signature: Signature) -> int:
     # The size depends on names, dtypes and shapes alone, so zeros are serialized once per signature.
-    records = {key: to_record({n: np.zeros(s, d) for n, d, s in items}) for key, items in signature}
-    return message_bytes(RecordDict(records)) if records else 0
+    content = RecordDict()
+    for key, items in signature:
+        content[key] = to_record({n: np.zeros(s, d) for n, d, s in items})
+    return message_bytes(content) if signature else 0
 
 
 def metric_record(metrics: Mapping[str, float | int]) -> MetricRecord:
     """Numbers of one client; Flower's metrics hold no strings and no None."""
-    return MetricRecord({k: v for k, v in metrics.items()})
+    return MetricRecord(dict(metrics))
 
 
 def config_record(values: Mapping[str, Any]) -> ConfigRecord:

@@ -110,9 +110,7 @@ class Worker:
         state = self.store.read(client, version)
         return state, Broadcast(order.round, client, order.shared, order.own.get(client, {})), self.data.client(client)
 
-    def _jobs(
-        self, order: Order, reply: Reply, held: dict[int, tuple[Arrays, Broadcast, ClientData, float]]
-    ) -> Iterator[Job]:
+    def _jobs(self, order: Order, reply: Reply, held: dict[int, tuple[Arrays, Broadcast, ClientData, float]]) -> Iterator[Job]:
         for client, version in zip(order.clients, order.versions, strict=True):
             started = time.perf_counter()
             try:

@@ -134,6 +134,8 @@ class Experiment:
     """simulation: failure records may carry the full traceback to the server"""
     provenance: str = ""
     """git commit of the sources, set by the run wrapper"""
+    command: str = ""
+    """the command line that repeats this run, set by the run wrapper"""
 
     def __post_init__(self) -> None:
         _check_ranges(self)
@@ -169,9 +171,11 @@ class Experiment:
 _SLOTS = ("method", "model", "loss", "executor", "data", "partition", "audit")
 
 NOT_IN_HASH = frozenset(
-    "name label seed seeds data.root record gpus-per-worker cpus-per-worker num-nodes workers on-failure retries "
-    "max-failures min-replies node-wait-s round-timeout-s max-upload-mb max-message-mb output state-root resume report "
-    "overwrite trusted provenance".split()
+    (
+        "name label seed seeds data.root record gpus-per-worker cpus-per-worker num-nodes workers on-failure retries "
+        "max-failures min-replies node-wait-s round-timeout-s max-upload-mb max-message-mb output state-root resume report "
+        "overwrite trusted provenance command"
+    ).split()
 )
 """Keys that say how a run travels and what it tolerates, never what it computes."""
 

@@ -64,7 +64,8 @@ def sampled_labels(seed: int, round: int, client: int, probabilities: Array) -> 
     stream = rng.experiment(seed, "sampled labels", round, client)
     cumulative = probabilities.astype(np.float64).cumsum(1)
     drawn = (stream.random((len(cumulative), 1)) > cumulative).sum(1)
-    return np.minimum(drawn, probabilities.shape[1] - 1).astype(np.int32)
+    labels: Array = np.minimum(drawn, probabilities.shape[1] - 1).astype(np.int32)
+    return labels
 
 
 def pool_rows(uploads: Sequence[Upload], balanced: bool, device: torch.device) -> Pooled:

@@ -52,9 +52,7 @@ class LayeredModel:
         self.blocks = len(names) - 1
         self._fresh = module
         self._wrapped = _CutForward(copy.deepcopy(module))
-        self.names_of_block = [
-            [f"{child}.{n}" for n in module.get_submodule(child).state_dict()] for child in names
-        ]
+        self.names_of_block = [[f"{child}.{n}" for n in module.get_submodule(child).state_dict()] for child in names]
         self.parameter_names = tuple(n for n, _ in module.named_parameters())
         self.names = tuple(n for block in self.names_of_block for n in block)
         # Parameters are put where the layers look for them: torch.func.functional_call does the same at ten times the cost

@@ -271,8 +271,8 @@ def roc_frontier(members: npt.ArrayLike, non_members: npt.ArrayLike) -> tuple[Fl
     """Vertices (fpr, tpr) of the upper concave envelope of the ROC, from (0, 0) to (1, 1).
 
     Points between vertices are reachable by mixing two thresholds, so interpolation is honest here; "the last index
-    with fpr <= x" jumps where points are few. A picture only: estimates come from `tpr_at_fpr`. The envelope is the isotonic
-    fit of the member share over falling scores (pool adjacent violators), which takes linear time after the sort.
+    with fpr <= x" jumps where points are few. A picture only: estimates come from `tpr_at_fpr`. The envelope is the
+    isotonic fit of the member share over falling scores (pool adjacent violators): linear after the sort.
 
     Raises: TooFew for an empty side, ValueError for NaN.
     """

@@ -7,6 +7,7 @@ are not known to us). Two integers per round: the **level** s (blocks 1..s are a
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ def _cuts(levels: Sequence[int], blocks: int, kd_after_drop: str, min_cut: int) 
     if kd_after_drop == "follow":
         cuts = tuple(min(level, blocks) for level in levels)
     else:
-        if any(b > a for a, b in zip(levels, levels[1:], strict=False)):
+        if any(b > a for a, b in itertools.pairwise(levels)):
             raise ConfigError('kd_after_drop = "stop" cannot follow a rising level; use kd_after_drop = "follow"')
         first = min(levels[0], blocks)
         cuts = tuple(first if level >= first else 0 for level in levels)

@@ -170,7 +170,7 @@ def _read_csv(path: Path) -> dict[str, npt.NDArray[np.generic]]:
         raise ConfigError(f"{path.name} is not readable as csv: {error}") from None
     if not parts:
         raise ConfigError(f"{path.name} has no rows")
-    # A chunk with an unusual spelling of membership is text and makes the whole column text, which `_members` then reads.
+    # A chunk with an unusual spelling of membership is text and makes its column text, which `_members` then reads.
     return {name: np.concatenate(_alike(arrays)) for name, arrays in parts.items()}
 
 

@@ -86,5 +86,7 @@ def check(schema: Schema, upload: Upload, max_bytes: float) -> None:
                     raise UploadError(f"{where}: {value.shape[0]} rows instead of {min(rows, upload.weight)}")
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise UploadError(f"{where}: not finite")
-            if value.size and ((want.low is not None and value.min() < want.low) or (want.high is not None and value.max() >= want.high)):
+            if value.size and (
+                (want.low is not None and value.min() < want.low) or (want.high is not None and value.max() >= want.high)
+            ):
                 raise UploadError(f"{where}: values {value.min()}..{value.max()} outside [{want.low}, {want.high})")

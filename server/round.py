@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord
 
 from clients import codec
@@ -141,10 +142,11 @@ class Round:
             raise UploadError(f"num-examples = {weight} is not this client's number of training samples")
 
     def _summed_bytes(self, client: int) -> int:
-        import numpy as np
-
-        shapes = {k: {n: np.empty(f.shape, f.dtype) for n, f in fs.items()} for k, fs in self.schema.items()}  # type: ignore[arg-type]
-        return codec.upload_bytes(client, shapes)
+        fixed = {
+            kind: {n: np.empty([d or 0 for d in f.shape], f.dtype) for n, f in fields.items()}
+            for kind, fields in self.schema.items()
+        }
+        return codec.upload_bytes(client, fixed)
 
     def _fail(self, client: int, node: int, error: str, where: str, message: str, *, replied: bool) -> None:
         self.failures[client] = Failure(client, node, error, where, message, replied)
@@ -153,7 +155,14 @@ class Round:
     def failure_rows(self) -> list[dict[str, Any]]:
         """Objects of ``failures.jsonl``."""
         return [
-            {"round": self.number, "client": f.client, "node": str(f.node), "error": f.error, "where": f.where, "message": f.message}
+            {
+                "round": self.number,
+                "client": f.client,
+                "node": str(f.node),
+                "error": f.error,
+                "where": f.where,
+                "message": f.message,
+            }
             for _, f in sorted(self.failures.items())
         ]
 

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -105,7 +104,7 @@ def write_start(folder: Path, experiment: Experiment, data: Prepared | None, fac
         "dirty": experiment.provenance.endswith("+dirty"),
         "workers": experiment.workers,
         "nodes": experiment.num_nodes,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": experiment.command or f"flwr run . -c {folder / 'config.toml'}",
         **facts,
     }
     write_json(folder / "environment.json", environment)

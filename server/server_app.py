@@ -103,8 +103,10 @@ def _run(grid: Grid, experiment: Experiment, folder: Path, on_round: OnRound | N
     commit = commit or Commit.empty(experiment.num_clients, setting.module.init(setting))
     lines = Lines(folder, JSONL, commit.offsets)
     if not experiment.resume or not (folder / "environment.json").exists():
-        write_start(folder, experiment, data, {"grid": type(grid).__name__, "data_hash": hellos[0].data_hash, "data_sha256": _pins(data)})
-    strategy = MethodStrategy(setting, [h.node for h in hellos], home, sizes, run_id(experiment), commit, lines, folder, on_round)
+        write_start(folder, experiment, data, _facts(grid, hellos, data))
+    strategy = MethodStrategy(
+        setting, [h.node for h in hellos], home, sizes, run_id(experiment), commit, lines, folder, on_round
+    )
     strategy.start(grid)
     _finish(experiment, setting, strategy, folder, time.perf_counter() - started, resumed_at)
 
@@ -129,8 +131,11 @@ def _data(experiment: Experiment, hellos: list[Hello]) -> tuple[Prepared | None,
     return data, data.sizes
 
 
-def _pins(data: Prepared | None) -> dict[str, str]:
-    return {n: str(p["sha256"]) for n, p in data.meta["files"].items()} if data is not None else {}
+def _facts(grid: Grid, hellos: list[Hello], data: Prepared | None) -> dict[str, Any]:
+    """What ``environment.json`` says about grid and data."""
+    pins = data.meta["spec"]["sha256"] if data is not None else {}
+    name = "inprocess" if type(grid).__name__ == "InProcessGrid" else "flower"
+    return {"grid": name, "data_hash": hellos[0].data_hash, "data_sha256": dict(pins)}
 
 
 def _finish(
@@ -138,7 +143,8 @@ def _finish(
 ) -> None:
     """``summary.json``, the report, ``status.json``; a report error is logged and fails nothing."""
     failures = int(strategy.commit.counters.get("failures", 0))
-    summary = summarize(experiment, folder, strategy.commit.final_sha256(), failures, seconds, resumed_at)
+    blocks = [f"block{i}" for i in range(1, setting.model.blocks + 1)] + ["classifier"]
+    summary = summarize(experiment, folder, strategy.commit.final_sha256(), failures, seconds, resumed_at, blocks)
     write_json(folder / "summary.json", summary)
     try:
         if experiment.report:
@@ -153,5 +159,7 @@ def _finish(
 
 def print_round(row: dict[str, Any]) -> None:
     """One plain line a round, for ``flwr run --stream``."""
-    shown = {k: row.get(k) for k in ("accuracy_mean", "accuracy_worst_decile", "clients_trained", "clients_failed", "level", "cut")}
+    shown = {
+        k: row.get(k) for k in ("accuracy_mean", "accuracy_worst_decile", "clients_trained", "clients_failed", "level", "cut")
+    }
     print(f"round {row['round'] + 1}: " + json.dumps(shown), flush=True)

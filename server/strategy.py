@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from clients import codec
 from fedkd.errors import RunError, WorkerLost
 from fedkd.setting import Setting
-from fedkd.store import NEVER, Commit, Lines, write_commit
+from fedkd.store import Commit, Lines, write_commit
 from fedkd.types import Array, Kinds
 from fedkd.uploads import Uploads
 from server.round import Round, fill_round, fill_score
@@ -53,29 +53,22 @@ class MethodStrategy(Strategy):
     def summary(self) -> None:
         """Flower logs a strategy here; the run folder says everything."""
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
+    def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """One message per node (split above max-message-mb) to the clients still without an answer."""
         missing = [c for c in self.round.cohort if c not in self.round.answers]
         return self._messages("train", server_round - 1, missing)
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Take the replies of one attempt."""
         self.round.receive(list(replies))
         return None, None
 
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
+    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """The evaluate-only messages after the last round (score = "after_average")."""
         return self._messages("evaluate", server_round - 1, self.round.cohort)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Scores of the evaluate-only round."""
-        self.round.uploads.schema.clear()
         self.round.receive(list(replies))
         return None
 
@@ -174,7 +167,7 @@ class MethodStrategy(Strategy):
 
     def _final_scores(self, grid: Grid, rounds: int, wait: float) -> None:
         self.round = self._open(rounds)
-        self.round.uploads.schema = {}
+        self.round.sizes = None  # nobody trains: no reply names a number of samples
         messages = list(self.configure_evaluate(rounds + 1, ArrayRecord(), ConfigRecord(), grid))
         self.aggregate_evaluate(rounds + 1, list(grid.send_and_receive(messages, timeout=wait)))
         self._apply_policy()
@@ -214,9 +207,7 @@ class MethodStrategy(Strategy):
     def _messages(self, kind: str, number: int, clients: list[int]) -> list[Message]:
         """Messages to the clients' home nodes; what is shared is encoded once."""
         r, s = self.round, self.setting
-        down = {
-            c: self.method.broadcast(s, self.commit.state, number, c, int(self.commit.last[c])) for c in clients
-        }
+        down = {c: self.method.broadcast(s, self.commit.state, number, c, int(self.commit.last[c])) for c in clients}
         shared: Kinds = down[clients[0]][0] if clients else {}
         shared_record = codec.to_record(codec.flatten(shared)) if shared else None
         for client, (_, own) in down.items():
@@ -248,7 +239,7 @@ class MethodStrategy(Strategy):
         groups: list[tuple[int, list[int]]] = []
         for position in dict.fromkeys(int(self.home[c]) for c in clients):
             node = self.nodes[position]
-            size, current = base, []
+            size, current = base, list[int]()
             for client in (c for c in clients if int(self.home[c]) == position):
                 own = codec.broadcast_bytes(client, {}, down[client][1])
                 weight = max(own, 0 if reduce else self._expected_upload(client))

@@ -36,7 +36,7 @@ def client_scores(rows: list[dict[str, Any]], field: str = "accuracy") -> dict[i
 
 
 def summarize(
-    experiment: Experiment, folder: Path, state_sha256: str, failures: int, seconds: float, resumed_at: int
+    experiment: Experiment, folder: Path, state_sha256: str, failures: int, seconds: float, resumed_at: int, blocks: list[str]
 ) -> dict[str, Any]:
     """The content of ``summary.json``."""
     rounds, clients = read_lines(folder / "rounds.jsonl"), read_lines(folder / "clients.jsonl")
@@ -51,6 +51,7 @@ def summarize(
         "method": experiment.method_name,
         "dataset": experiment.data_name,
         "model": experiment.model_name,
+        "blocks": blocks,
         "seed": experiment.seed,
         "rounds": experiment.num_server_rounds,
         "clients": experiment.num_clients,

@@ -86,9 +86,7 @@ def _run(command: list[str], folder: Path) -> None:
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     except FileNotFoundError:
-        raise DataError(
-            f"{command[0]} is not installed; on a system without apt set {fashion_mnist.CONSENT}=1"
-        ) from None
+        raise DataError(f"{command[0]} is not installed; on a system without apt set {fashion_mnist.CONSENT}=1") from None
     except subprocess.TimeoutExpired:
         raise DataError(f"{' '.join(command)} took more than {LIMIT_S:.0f} s") from None
     if done.returncode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -49,7 +50,14 @@ def load(path: Path, settings: Sequence[str] = (), **overrides: Any) -> Experime
     output = experiment.output or os.environ.get("FEDKD_OUTPUT", "") or str(Path.cwd() / "runs")
     if not Path(output).is_absolute():
         raise ConfigError(f"output = {output!r} is not absolute; e.g. --output {Path.cwd() / output}")
-    return replace(experiment, output=output, provenance=experiment.provenance or provenance())
+    command = " ".join(["python -m simulations run", shlex.quote(_shown(path)), *(f"--set {shlex.quote(t)}" for t in settings)])
+    return replace(experiment, output=output, provenance=experiment.provenance or provenance(), command=command)
+
+
+def _shown(path: Path) -> str:
+    """The path as a reader in the checkout would type it."""
+    root = Path(__file__).resolve().parents[1]
+    return str(path.resolve().relative_to(root)) if path.resolve().is_relative_to(root) else str(path)
 
 
 def _value(text: str) -> Any:
@@ -64,7 +72,9 @@ def provenance() -> str:
     root = Path(__file__).resolve().parents[1]
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True, timeout=10, check=True)
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True, timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return head.stdout.strip() + ("+dirty" if changed.stdout.strip() else "")
@@ -92,6 +102,9 @@ def execute(
     except ConfigError as error:
         return Outcome(USAGE, str(error))
     folders = folders_of(experiment)
+    if "--grid" not in experiment.command:
+        seeds = f"--seed {experiment.seed}" if not experiment.seeds else f"--seeds {experiment.seeds}"
+        experiment = replace(experiment, command=f"{experiment.command} --grid {grid} {seeds}")
     try:
         with ExitStack() as stack:
             if watch is not None:
@@ -135,7 +148,9 @@ def _preflight(experiment: Experiment, grid: str) -> None:
     if grid not in GRIDS:
         raise ConfigError(f"unknown grid {grid!r}; valid grids: {', '.join(GRIDS)}")
     if experiment.workers > experiment.num_nodes:
-        raise ConfigError(f"workers = {experiment.workers} but num-nodes = {experiment.num_nodes}: a node has one worker; raise num-nodes")
+        raise ConfigError(
+            f"workers = {experiment.workers} but num-nodes = {experiment.num_nodes}: a node has one worker; raise num-nodes"
+        )
     from fedkd.prepare import prepare
 
     for seed in experiment.seed_list():

@@ -267,9 +267,9 @@ def _forget(setting: Setting, state: Arrays, round: int) -> None:
     """Delete what no client will be sent any more: teachers after knowledge has ended, heads of cuts that are over."""
     later = {cut(setting, t) for t in range(round + 1, setting.rounds)} - {0}
     for name in list(state):
-        if name.startswith(("q/", "qi/", "table", "mask")) and not later:
-            del state[name]
-        elif name.startswith(("head", "adam")) and not any(name.startswith((f"head{k}.", f"adam{k}.")) for k in later):
+        if (name.startswith(("q/", "qi/", "table", "mask")) and not later) or (
+            name.startswith(("head", "adam")) and not any(name.startswith((f"head{k}.", f"adam{k}.")) for k in later)
+        ):
             del state[name]
 
 

