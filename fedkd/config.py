@@ -171,11 +171,34 @@ class Experiment:
 _SLOTS = ("method", "model", "loss", "executor", "data", "partition", "audit")
 
 NOT_IN_HASH = frozenset(
-    (
-        "name label seed seeds data.root record gpus-per-worker cpus-per-worker num-nodes workers on-failure retries "
-        "max-failures min-replies node-wait-s round-timeout-s max-upload-mb max-message-mb output state-root resume report "
-        "overwrite trusted provenance command"
-    ).split()
+    [
+        "name",
+        "label",
+        "seed",
+        "seeds",
+        "data.root",
+        "record",
+        "gpus-per-worker",
+        "cpus-per-worker",
+        "num-nodes",
+        "workers",
+        "on-failure",
+        "retries",
+        "max-failures",
+        "min-replies",
+        "node-wait-s",
+        "round-timeout-s",
+        "max-upload-mb",
+        "max-message-mb",
+        "output",
+        "state-root",
+        "resume",
+        "report",
+        "overwrite",
+        "trusted",
+        "provenance",
+        "command",
+    ]
 )
 """Keys that say how a run travels and what it tolerates, never what it computes."""
 

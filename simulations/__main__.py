@@ -68,7 +68,7 @@ def runs(output: Output = None, format: Format = "text") -> None:
         code, reason = runs_of.read_status(folder)
         status = str(summary.get("status", "")) or ("failed" if (folder / "status.json").exists() else "unfinished")
         rows.append({"folder": str(folder), "status": status, "exit_code": code, "label": summary.get("label", ""),
-                     "accuracy_mean": summary.get("accuracy_mean"), "reason": reason if status != "completed" else ""})  # fmt: skip
+                     "accuracy_mean": summary.get("accuracy_mean"), "reason": "" if status == "completed" else reason})  # fmt: skip
     _show(rows, ("folder", "label", "status", "accuracy_mean", "reason"), format)
 
 
@@ -186,11 +186,12 @@ def _end(outcome: runs_of.Outcome, format: str) -> NoReturn:
     if format == "json":
         out.print_json(data={"exit_code": outcome.code, "reason": outcome.reason, "folders": folders, "summaries": summaries})
         raise typer.Exit(outcome.code)
-    for folder, summary in zip(outcome.folders, summaries, strict=True):
+    for summary in summaries:
         if summary.get("accuracy_mean") is not None:
             out.print(
                 f"{summary['label']}, seed {summary['seed']}: accuracy {100 * summary['accuracy_mean']:.2f} (worst decile "
-                f"{100 * summary['accuracy_worst_decile']:.2f}), {summary['seconds']:.1f} s, state {summary['final_state_sha256'][:12]}"
+                f"{100 * summary['accuracy_worst_decile']:.2f}), {summary['seconds']:.1f} s, "
+                f"state {summary['final_state_sha256'][:12]}"
             )
     if outcome.reason:
         print(outcome.reason, file=sys.stderr)

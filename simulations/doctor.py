@@ -140,7 +140,8 @@ def _experiment(experiment: Experiment) -> Iterator[Finding]:
 def _resources(experiment: Experiment) -> Iterator[Finding]:
     cores = os.cpu_count() or 1
     wanted = experiment.workers * experiment.cpus_per_worker
-    yield Finding("workers", wanted <= cores, f"{experiment.workers} workers x {experiment.cpus_per_worker:g} CPUs on {cores} cores",
+    detail = f"{experiment.workers} workers x {experiment.cpus_per_worker:g} CPUs on {cores} cores"
+    yield Finding("workers", wanted <= cores, detail,
                   f"workers = {max(1, int(cores // experiment.cpus_per_worker))}")  # fmt: skip
     enough = experiment.workers <= experiment.num_nodes
     yield Finding("nodes", enough, f"num-nodes = {experiment.num_nodes}", "a node has one worker: num-nodes at least workers")

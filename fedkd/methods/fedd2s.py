@@ -41,7 +41,8 @@ class Config:
     knowledge: Literal["features", "heads", "class_means", "none"] = "features"
     """what carries knowledge: per-sample features and logits (summaries), averaged heads, class means; neutral: "none" """
     schedule: str | tuple[Any, ...] = "late"
-    """"late", "later", "equal", "none", "fixed", "shallow_to_deep", or [[level, until which fraction], ...]; neutral: "none" """
+    """a name ("late", "later", "equal", "none", "fixed", "shallow_to_deep") or [[level, until which fraction], ...];
+    neutral: "none" """
     fixed_level: int = 1
     """level of schedule = "fixed", 1..L+1"""
     top_level: int = -1

@@ -141,7 +141,8 @@ def superlink(
         else:
             raise WaitExpired(f"the SuperLink did not come up within {wait:g} s: {_tail(home / 'superlink.log')}")
         (home / "config.toml").write_text(
-            f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "127.0.0.1:{chosen}"\ninsecure = true\n'
+            f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
+            f'address = "127.0.0.1:{chosen}"\ninsecure = true\n'
         )
         yield SuperLink(home, chosen, process, environment)
     finally:
