@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedkd.config import Experiment, experiment_from
-from fedkd.errors import ConfigError
+from fedkd.errors import ConfigError, RunError
 from simulations import run as runs_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -60,15 +61,15 @@ def resume(folder: Path, grid: GridName = "inprocess", sets: Sets = None, port: 
 @app.command()
 def runs(output: Output = None, format: Format = "text") -> None:
     """List the runs below the output folder."""
-    root = Path(output) if output else Path.cwd() / "runs"
+    root = Path(output or os.environ.get("FEDKD_OUTPUT", "") or Path.cwd() / "runs")
     rows = []
-    for config in sorted(root.glob("*/*/config.toml")):
-        folder = config.parent
+    for folder in sorted(config.parent for config in root.glob("*/*/config.toml")):
         summary = _json(folder / "summary.json")
         code, reason = runs_of.read_status(folder)
         status = str(summary.get("status", "")) or ("failed" if (folder / "status.json").exists() else "unfinished")
-        rows.append({"folder": str(folder), "status": status, "exit_code": code, "label": summary.get("label", ""),
-                     "accuracy_mean": summary.get("accuracy_mean"), "reason": "" if status == "completed" else reason})  # fmt: skip
+        row = {"folder": str(folder), "label": summary.get("label", ""), "status": status, "exit_code": code}
+        reason = "" if status == "completed" else reason
+        rows.append({**row, "accuracy_mean": summary.get("accuracy_mean"), "reason": reason})
     _show(rows, ("folder", "label", "status", "accuracy_mean", "reason"), format)
 
 
@@ -99,7 +100,11 @@ def compare(
     from simulations.compare import compare_configs
 
     with _usage():
-        result = compare_configs(configs, seeds, grid, sets or (), output, baseline, workers)
+        try:
+            result = compare_configs(configs, seeds, grid, sets or (), output, baseline, workers)
+        except RunError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(runs_of.FAILED) from None
     if format == "json":
         out.print_json(data=result.json)
     else:

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -119,9 +120,12 @@ def execute(
         return Outcome(USAGE, str(error), folders)
     except WaitExpired as error:
         return Outcome(EXPIRED, str(error), folders)
-    except (RunError, OSError) as error:
-        again = f"go on with: python -m simulations resume {_unfinished(folders)}"
-        return Outcome(FAILED, f"{error}; {again}", folders)
+    except Exception as error:
+        if not isinstance(error, RunError | OSError):
+            traceback.print_exc()  # not foreseen: the one line of the outcome is not enough to mend it
+        folder = _unfinished(folders)
+        again = f"; go on with: python -m simulations resume {folder}" if (folder / "config.toml").exists() else ""
+        return Outcome(FAILED, f"{error or type(error).__name__}{again}", folders)
     codes = [read_status(f) for f in folders]
     worst = max(codes, key=lambda c: c[0])
     return Outcome(worst[0], worst[1], folders)

