@@ -259,12 +259,19 @@ def auc_bca(
 def _bootstrap_aucs(positives: Floats, negatives: Floats, rng: np.random.Generator, resamples: int) -> Floats:
     grid, codes = np.unique(np.concatenate([positives, negatives]), return_inverse=True)
     own, other = codes[: positives.size], codes[positives.size :]
-    draws = np.empty(resamples)
-    for index in range(resamples):
-        hits = np.bincount(own[rng.integers(own.size, size=own.size)], minlength=grid.size)
-        misses = np.bincount(other[rng.integers(other.size, size=other.size)], minlength=grid.size)
-        draws[index] = hits @ (np.cumsum(misses) - 0.5 * misses)
-    return draws / (positives.size * negatives.size)
+    rows = max(1, min(resamples, 1_000_000 // codes.size))
+    draws = []
+    for start in range(0, resamples, rows):
+        count = min(rows, resamples - start)
+        hits, misses = (_counts(side, grid.size, count, rng) for side in (own, other))
+        draws.append((hits * (np.cumsum(misses, axis=1) - 0.5 * misses)).sum(axis=1))
+    return np.asarray(np.concatenate(draws) / (positives.size * negatives.size), dtype=np.float64)
+
+
+def _counts(codes: npt.NDArray[np.intp], values: int, rows: int, rng: np.random.Generator) -> npt.NDArray[np.intp]:
+    """How often each value occurs in each of ``rows`` resamples, [rows, values]."""
+    drawn = codes[rng.integers(codes.size, size=(rows, codes.size))] + np.arange(rows)[:, None] * values
+    return np.bincount(drawn.ravel(), minlength=rows * values).reshape(rows, values)
 
 
 def roc_frontier(members: npt.ArrayLike, non_members: npt.ArrayLike) -> tuple[Floats, Floats]:
@@ -353,6 +360,4 @@ def tpr_at_fpr(member: Bools, score: Floats, split: Halves, fpr: float, level: f
     hits, alarms = int((positives > threshold).sum()), int((negatives > threshold).sum())
     true_rate = Estimate(hits / positives.size, *clopper_pearson(hits, positives.size, level), level)
     false_rate = Estimate(alarms / negatives.size, *clopper_pearson(alarms, negatives.size, level), level)
-    return TprAtFpr(
-        fpr, threshold, hits, positives.size, alarms, negatives.size, calibration.size, true_rate, false_rate
-    )
+    return TprAtFpr(fpr, threshold, hits, positives.size, alarms, negatives.size, calibration.size, true_rate, false_rate)
