@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,7 +18,7 @@ from fedkd import rng
 from fedkd.layers import head_initial, pool, pooled_width
 from fedkd.setting import Setting
 from fedkd.train import CHUNK, Adam, to_numpy, to_tensors
-from fedkd.types import Arrays
+from fedkd.types import Array, Arrays, Upload
 
 
 def names(cut: int) -> tuple[str, str]:
@@ -109,3 +110,15 @@ def _server_loss(setting: Setting, out: Tensor, rows: Pooled, part: Tensor) -> T
     if config.kd_weight_server:
         terms.append(config.kd_weight_server * setting.distillation(out, rows.p[part], None))
     return (sum(terms[1:], terms[0]) * rows.weight[part]).mean()
+
+
+def teach(setting: Setting, head: Mapping[str, Tensor], cut: int, upload: Upload) -> tuple[Array, Array, float | None]:
+    """(teacher logits [m, C], ids [m] ascending, mean CE on the labels sent) of one client's rows, from these rows alone."""
+    kinds = upload.kinds
+    order = np.argsort(kinds["ids"]["i"], kind="stable")  # the order of rows on the wire must not matter
+    weight, bias = (head[n] for n in names(cut))
+    q = F.linear(torch.tensor(kinds["features"]["z"][order], device=setting.device), weight, bias)
+    loss: float | None = None
+    if "labels" in kinds:
+        loss = float(setting.supervised(q, None, torch.tensor(kinds["labels"]["y"][order], device=q.device)).mean())
+    return to_numpy(q), kinds["ids"]["i"][order], loss

@@ -15,7 +15,7 @@ import torch
 from fedkd import rng
 from fedkd.errors import UploadError
 from fedkd.heads import Pooled
-from fedkd.types import Array, Arrays, Kinds, Split, Upload
+from fedkd.types import Array, Arrays, ClientData, Kinds, Split, Upload
 
 
 def teachers(held: Arrays, rows: Split, classes: int, received: Arrays | None, round: int) -> Arrays:
@@ -59,8 +59,17 @@ def choose_rows(seed: int, round: int, client: int, ids: Array, fraction: float)
     return rows, np.arange(len(rows), dtype=np.int32)
 
 
+def labels_to_send(mode: str, seed: int, round: int, data: ClientData, p: Array) -> Array | None:  # p [K, C] logits -> [K]
+    """A client's labels as they are ("raw"), drawn from the soft labels that it sends too ("sampled"), or none."""
+    if mode == "none":
+        return None
+    if mode == "raw":
+        return np.asarray(data.train.y, dtype=np.int32)
+    return sampled_labels(seed, round, data.client, torch.tensor(p).softmax(1).numpy())
+
+
 def sampled_labels(seed: int, round: int, client: int, probabilities: Array) -> Array:  # [K, C] -> [K] int32
-    """One label per row drawn from the model's own prediction."""
+    """One label per row drawn from its probabilities."""
     stream = rng.experiment(seed, "sampled labels", round, client)
     cumulative = probabilities.astype(np.float64).cumsum(1)
     drawn = (stream.random((len(cumulative), 1)) > cumulative).sum(1)

@@ -87,7 +87,7 @@ def _top(top_level: int, blocks: int, average: bool) -> int:
 def _level(value: int | str, blocks: int, top: int, where: str, low: int = 0) -> int:
     named = {"L+1": blocks + 1, "L": blocks}
     level = named.get(value) if isinstance(value, str) else value
-    if level is None or isinstance(level, bool) or not low <= level <= top:
+    if not isinstance(level, int) or isinstance(level, bool) or not low <= level <= top:
         raise ConfigError(f'{where}: level {value!r} is outside {low}..{top} (L = {blocks} blocks; "L", "L+1" also work)')
     return level
 
@@ -137,8 +137,10 @@ def _explicit(schedule: Explicit, blocks: int, rounds: int, top: int) -> list[in
     pairs = list(schedule)
     if not pairs or any(not isinstance(p, tuple | list) or len(p) != 2 for p in pairs):
         raise ConfigError(f"schedule = {schedule!r} is not a list of [level, until which fraction of the rounds]")
-    fractions = [float(p[1]) for p in pairs]
-    if any(b <= a for a, b in zip([0.0, *fractions], fractions, strict=False)) or fractions[-1] != 1.0:
+    fractions = [p[1] for p in pairs]
+    if not all(isinstance(f, int | float) and not isinstance(f, bool) for f in fractions):
+        raise ConfigError(f"schedule: fractions {fractions} are not numbers")
+    if not all(a < b for a, b in itertools.pairwise([0.0, *fractions])) or fractions[-1] != 1.0:
         raise ConfigError(f"schedule: fractions {fractions} must rise strictly and end at 1.0")
     levels = [_level(p[0], blocks, top, "schedule") for p in pairs]
     ends = [boundary(f, rounds) for f in fractions]

@@ -124,7 +124,8 @@ def build_model(experiment: Experiment, shape: tuple[int, ...], classes: int) ->
     """The backbone of an experiment for inputs of ``shape``. Raises: ConfigError."""
     module = plugins.find("models", experiment.model_name)
     config = parse_args(experiment.model_args, module.Config, "model.args")
-    return LayeredModel(module.build(config, shape, classes), shape, classes)
+    with rng.torch_scope(0):  # layers draw as they are built; a run's weights come from `Setting.initial`
+        return LayeredModel(module.build(config, shape, classes), shape, classes)
 
 
 def _bind(slot: str, name: str, args: str, where: str, method: Any) -> Loss:

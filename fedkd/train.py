@@ -75,8 +75,8 @@ class FlatVector:
 def sgd(job: Job) -> dict[str, Tensor]:
     """Train a copy of the job's parameters by SGD with momentum (fresh buffer) and return it, detached.
 
-    A step averages the per-sample terms over the rows of the batch. The same update as ``torch.optim.SGD``, written on a
-    flat vector.
+    A step averages the per-sample terms over the rows of the batch; without rows there is no step. The same update as
+    ``torch.optim.SGD``, written on a flat vector.
     """
     flat = FlatVector({n: job.params[n] for n in job.trainable}, job.x.device)
     trained = set(job.trainable)
@@ -84,7 +84,7 @@ def sgd(job: Job) -> dict[str, Tensor]:
     params.update(flat.views)
     velocity: Tensor | None = None
     order = torch.from_numpy(job.order).to(job.x.device)
-    for epoch in range(job.epochs):
+    for epoch in range(job.epochs if len(job.y) else 0):
         for rows in order[epoch].split(job.batch_size):
             flat.grads.zero_()
             targets = {n: t[rows] for n, t in job.targets.items()}

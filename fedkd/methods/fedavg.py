@@ -6,6 +6,7 @@ last part of the rounds be local training. Buffers are averaged too. Threat mode
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -36,7 +37,8 @@ class Config:
 def check(setting: Setting) -> None:
     """Raises: ConfigError for values out of range or a fine-tuning that nothing would score."""
     config: Config = setting.method
-    if config.fine_tune_epochs < 0 or config.fine_tune_lr <= 0 or not 0 <= config.local_share < 1:
+    valid = config.fine_tune_epochs >= 0 and 0 < config.fine_tune_lr < math.inf and 0 <= config.local_share < 1
+    if not valid:
         raise ConfigError("fedavg: fine_tune_epochs >= 0, fine_tune_lr > 0 and local_share in [0, 1) are needed")
     if config.fine_tune_epochs and setting.experiment.score != "after_average":
         raise ConfigError('fedavg: fine_tune_epochs needs score = "after_average": it tunes a copy of the average')

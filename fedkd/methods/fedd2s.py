@@ -11,6 +11,7 @@ default, raw labels; with "heads" or "none" it sees models only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,7 +28,7 @@ from fedkd.errors import ConfigError
 from fedkd.jobs import as_arrays, local_job
 from fedkd.layers import Params
 from fedkd.setting import Setting
-from fedkd.train import BatchLoss, Job, logits, to_tensors
+from fedkd.train import BatchLoss, Job, to_tensors
 from fedkd.types import Array, Arrays, Broadcast, ClientData, Field, Kinds, Schema
 from fedkd.uploads import Uploads
 
@@ -84,7 +85,7 @@ class Config:
     client_balanced: bool = False
     """each client weighs the same in the server head's loss, instead of each sample"""
     upload_labels: Literal["raw", "sampled", "none"] = "raw"
-    """labels sent with features: as they are, drawn from the client's own prediction, or none"""
+    """labels sent with features: as they are, drawn from the soft label that is sent too, or none"""
     upload_fraction: float = 1.0
     """share of the samples whose features are sent, drawn afresh each round under fresh wire ids"""
     min_cut: int = 1
@@ -97,16 +98,16 @@ class Config:
 
 def check(setting: Setting) -> None:
     """Raises: ConfigError naming the field of an impossible combination."""
-    c, e = setting.method, setting.experiment
+    c = setting.method
     if setting.model.has_batch_norm:
         raise ConfigError("fedd2s: BatchNorm statistics differ between clients and between training and upload; use norm = "
                           '"group" or "none" in model.args')  # fmt: skip
     for name in ("kd_weight_client", "kd_weight_server", "min_class_count", "head_pool", "target_max_age"):
-        if getattr(c, name) < 0:
-            raise ConfigError(f"fedd2s: {name} = {getattr(c, name)}; it must be at least 0")
+        if not 0 <= getattr(c, name) < math.inf:
+            raise ConfigError(f"fedd2s: {name} = {getattr(c, name)}; it must be at least 0 and finite")
     for name in ("temperature", "server_lr", "server_batch", "server_epochs", "server_warmup_factor", "min_cut"):
-        if getattr(c, name) <= 0:
-            raise ConfigError(f"fedd2s: {name} = {getattr(c, name)}; it must be above 0")
+        if not 0 < getattr(c, name) < math.inf:
+            raise ConfigError(f"fedd2s: {name} = {getattr(c, name)}; it must be above 0 and finite")
     if not 0 <= c.head_ce_weight <= 1:
         raise ConfigError(f"fedd2s: head_ce_weight = {c.head_ce_weight}; valid: 0 to 1")
     if not 0 < c.upload_fraction <= 1:
@@ -120,8 +121,6 @@ def check(setting: Setting) -> None:
             raise ConfigError("fedd2s: server_ce = false with kd_weight_server = 0 leaves the server head nothing to learn")
         if c.upload_labels == "none" and c.server_ce:
             raise ConfigError('fedd2s: upload_labels = "none" needs server_ce = false')
-    if c.average and not c.shared_init and e.num_server_rounds < 1:
-        raise ConfigError("fedd2s: shared_init = false needs at least one round")
     table(setting)
 
 
@@ -227,10 +226,10 @@ def aggregate(setting: Setting, state: Arrays, round: int, uploads: Uploads) -> 
         state.update({f"avg/{n}": v for n, v in mean.items()})
         state["last"] = state["last"].copy()
         state["last"][: level(setting, round)] = round
-    for client in uploads.clients:
+    now, kind, loss = cut(setting, round), knowledge(setting), None
+    for client in uploads.clients if now else ():  # delivered with this round's broadcast
         state.pop(f"q/{client}", None)
         state.pop(f"qi/{client}", None)
-    now, kind, loss = cut(setting, round), knowledge(setting), None
     if now and kind == "features":
         loss = _learn_from_features(setting, state, round, now, uploads)
     elif now and kind == "heads":
@@ -252,15 +251,10 @@ def _learn_from_features(setting: Setting, state: Arrays, round: int, now: int, 
     epochs = c.server_epochs * (1 if heads.names(now)[0] in state else c.server_warmup_factor)
     head, new = heads.train_server_head(setting, round, now, state, pooled, epochs)
     state.update(new)
-    weight, bias = (head[n] for n in heads.names(now))
     losses: list[float] = []
     for u in parts:
-        z = torch.tensor(u.kinds["features"]["z"], device=setting.device)
-        q = torch.nn.functional.linear(z, weight, bias)
-        state[f"q/{u.client}"], state[f"qi/{u.client}"] = q.cpu().numpy(), u.kinds["ids"]["i"]
-        if "labels" in u.kinds:
-            y = torch.tensor(u.kinds["labels"]["y"], device=setting.device).long()
-            losses.append(float(setting.supervised(q, None, y).mean()))
+        state[f"q/{u.client}"], state[f"qi/{u.client}"], loss = heads.teach(setting, head, now, u)
+        losses += [] if loss is None else [loss]
     return float(np.mean(losses)) if losses else None
 
 
@@ -279,18 +273,25 @@ def prepare(setting: Setting, client_state: Arrays, broadcast: Broadcast, data: 
     """Load what came down, then train on CE plus the head's CE and the distillation term at the cut."""
     state = _load(setting, client_state, broadcast, data)
     targets = _targets(setting, state, broadcast, data)
-    names = tuple(n for k in cuts(setting) for n in heads.names(k))
-    params = {n: v for n, v in state.items() if n in names or n in setting.model.names}
+    held = {n for k in cuts(setting) for n in heads.names(k)}
+    trained = tuple(n for k in trained_heads(setting, broadcast.round) for n in heads.names(k))
+    params = {n: v for n, v in state.items() if n in held or n in setting.model.names}
     loss = client_loss(setting, broadcast.round, bool(targets))
-    return local_job(setting, broadcast.round, data, params, loss=loss, extra_trainable=names, targets=targets)
+    return local_job(setting, broadcast.round, data, params, loss=loss, extra_trainable=trained, targets=targets)
+
+
+def trained_heads(setting: Setting, round: int) -> tuple[int, ...]:
+    """Cuts whose heads are in the loss of a round; a head that is not rests (no weight decay either)."""
+    now = cut(setting, round)
+    return tuple(k for k in cuts(setting) if now and (k == now or setting.method.warm_heads))
 
 
 def client_loss(setting: Setting, round: int, distil: bool) -> BatchLoss:
     """L_n of a round as per-sample terms; a term whose weight is 0 is not built at all."""
-    c, now, all_cuts = setting.method, cut(setting, round), cuts(setting)
+    c, now, used = setting.method, cut(setting, round), trained_heads(setting, round)
 
     def loss(params: Params, x: Tensor, y: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        outputs, out = setting.model.forward(params, x, all_cuts, train=True)
+        outputs, out = setting.model.forward(params, x, used, train=True)
         total = setting.supervised(out, None, y)
         if not now:
             return total
@@ -302,11 +303,12 @@ def client_loss(setting: Setting, round: int, distil: bool) -> BatchLoss:
             detached = heads.apply(params, now, z.detach(), c.head_pool)
             total = total + (1 - c.head_ce_weight) * setting.supervised(detached, None, y)
         if distil and attached is not None:
-            weight = c.kd_weight_client * targets["has"]
+            has = targets["has"]  # a batch's mean is over the samples that have a teacher
+            weight = c.kd_weight_client * has / has.mean().clamp_min(1e-9)
             total = total + weight * setting.distillation(attached, targets["q"], None)
             if c.kd_target == "both":
                 total = total + weight * setting.distillation(out, targets["q"], None)
-        for k in all_cuts if c.warm_heads else ():
+        for k in used:
             if k != now:
                 total = total + setting.supervised(heads.apply(params, k, outputs[k].detach(), c.head_pool), None, y)
         return total
@@ -327,10 +329,13 @@ def finish(
         new.update(_teachers(setting, client_state, broadcast, data))
         ids = np.asarray(data.train.ids, dtype=np.int32)
         rows, wire = knowledge_rows.choose_rows(setting.seed, broadcast.round, data.client, ids, c.upload_fraction)
-        z, p = (t.cpu().numpy()[rows] for t in heads.features(setting, params, now, job.x))
-        out.update(knowledge_rows.feature_kinds(z, p, wire, _labels(setting, broadcast.round, params, job, data, rows)))
+        z, p = (t.cpu().numpy() for t in heads.features(setting, params, now, job.x))
+        y = knowledge_rows.labels_to_send(c.upload_labels, setting.seed, broadcast.round, data, p)
+        out.update(knowledge_rows.feature_kinds(z[rows], p[rows], wire, None if y is None else y[rows]))
         if c.upload_fraction < 1:
             new["pending"] = ids[rows]
+    elif kind == "features" and any(cut(setting, t) for t in range(broadcast.round + 1, setting.rounds)):
+        new.update({n: v for n, v in client_state.items() if n in ("q", "q_round", "pending")})  # knowledge pauses
     elif now and kind == "heads":
         out["heads"] = {n: new[n] for n in heads.names(now)}
     elif now and kind == "class_means":
@@ -365,18 +370,6 @@ def _load(setting: Setting, client_state: Arrays, broadcast: Broadcast, data: Cl
 def _teachers(setting: Setting, client_state: Arrays, broadcast: Broadcast, data: ClientData) -> Arrays:
     received = broadcast.own.get("soft_labels")
     return knowledge_rows.teachers(client_state, data.train, setting.classes, received, broadcast.round)
-
-
-def _labels(
-    setting: Setting, round: int, params: Mapping[str, Tensor], job: Job, data: ClientData, rows: Array
-) -> Array | None:
-    mode = setting.method.upload_labels
-    if mode == "none":
-        return None
-    if mode == "raw":
-        return np.asarray(data.train.y, dtype=np.int32)[rows]
-    probabilities = logits(setting.model, params, job.x).softmax(1).cpu().numpy()
-    return knowledge_rows.sampled_labels(setting.seed, round, data.client, probabilities)[rows]
 
 
 def _targets(setting: Setting, state: Arrays, broadcast: Broadcast, data: ClientData) -> dict[str, Tensor]:
