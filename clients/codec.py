@@ -29,7 +29,7 @@ Signature = tuple[tuple[str, tuple[tuple[str, str, tuple[int, ...]], ...]], ...]
 
 def to_record(arrays: Mapping[str, np.ndarray[Any, Any]]) -> ArrayRecord:
     """Named arrays as a Flower record (values are copied)."""
-    return ArrayRecord({n: FlowerArray(np.ascontiguousarray(v)) for n, v in arrays.items()})
+    return ArrayRecord({n: FlowerArray(np.asarray(v, order="C")) for n, v in arrays.items()})
 
 
 def from_record(record: ArrayRecord) -> Arrays:
@@ -43,7 +43,7 @@ def from_record(record: ArrayRecord) -> Arrays:
             array = value.numpy()
         except Exception as error:
             raise UploadError(f"{name}: not a plain array ({type(error).__name__})") from None
-        if str(array.dtype) not in _DTYPES and str(array.dtype) != "float64":
+        if str(array.dtype) not in _DTYPES:
             raise UploadError(f"{name}: dtype {array.dtype} is not allowed on the wire")
         out[name] = array
     return out

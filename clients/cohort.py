@@ -150,8 +150,7 @@ class Worker:
         encoded = {k: fixed_point.encode(v, upload.weight) for k, v in kinds.items()} if order.reduce else {}
         digest = self.store.write(client, order.round, new_state)
         if order.reduce:
-            for kind, part in encoded.items():
-                fixed_point.add(reply.sums.setdefault(kind, {}), part)
+            fixed_point.add_kinds(reply.sums, encoded)
             reply.weight += upload.weight
             reply.summed.append(client)
         else:

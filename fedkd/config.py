@@ -151,13 +151,16 @@ class Experiment:
         return self.label or self.name or self.method_name
 
     def seed_list(self) -> list[int]:
-        """Seeds to run, in order. Raises: ConfigError where ``seeds`` is not a list of integers."""
+        """Seeds to run, in order. Raises: ConfigError where ``seeds`` is not a list of different integers."""
         if not self.seeds.strip():
             return [self.seed]
         try:
-            return [int(part) for part in self.seeds.split(",")]
+            seeds = [int(part) for part in self.seeds.split(",")]
         except ValueError:
             raise ConfigError(f'seeds = {self.seeds!r} is not a list of integers such as "0,1,2"') from None
+        if len(set(seeds)) < len(seeds):
+            raise ConfigError(f"seeds = {self.seeds!r} names a seed twice; each seed has one run folder")
+        return seeds
 
     def to_run_config(self) -> dict[str, Scalar]:
         """The flat kebab-case form that Flower takes."""
@@ -252,9 +255,12 @@ def parse_args(text: str, config: type[T], where: str) -> T:
     Raises: ConfigError for text that is not TOML, an unknown field or a wrong type, listing the fields with defaults.
     """
     try:
-        table = tomllib.loads(f"x = {{ {text} }}")["x"]
+        whole = tomllib.loads(f"x = {{ {text} }}")
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{where} = {text!r} is not the inside of a TOML inline table: {error}") from None
+    if set(whole) != {"x"}:
+        raise ConfigError(f"{where} = {text!r} is more than the inside of one TOML inline table")
+    table = whole["x"]
     fields = {f.name: f for f in dataclasses.fields(config)}  # type: ignore[arg-type]
     unknown = sorted(set(table) - set(fields))
     if unknown:

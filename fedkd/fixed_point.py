@@ -6,7 +6,7 @@ order (float partial sums do), so workers may pre-aggregate, and it is the form 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -36,23 +36,33 @@ def encode(arrays: Arrays, weight: int) -> Sums:
 
 
 def add(total: Sums, part: Sums) -> None:
-    """Add ``part`` into ``total`` in place (an empty total becomes a copy).
+    """Add ``part`` into ``total`` (an empty total becomes a copy); a refused part leaves the total as it was.
 
     Raises: UploadError where names or shapes differ or the sum leaves the range.
     """
+    total.update(_added(total, part))
+
+
+def add_kinds(totals: dict[str, Sums], parts: Mapping[str, Sums]) -> None:
+    """``add`` for every kind of an upload, all or nothing. Raises: UploadError."""
+    totals.update({kind: _added(totals.get(kind, {}), part) for kind, part in parts.items()})
+
+
+def _added(total: Sums, part: Sums) -> Sums:
     if not total:
-        total.update({n: v.copy() for n, v in part.items()})
-        return
+        return {n: v.copy() for n, v in part.items()}
     if total.keys() != part.keys():
         raise UploadError("sums hold different names")
+    out: Sums = {}
     for name, value in part.items():
-        if total[name].shape != value.shape:
-            raise UploadError(f"{name}: shape {value.shape} does not fit {total[name].shape}")
-        before = total[name].copy()
-        total[name] += value
+        before = total[name]
+        if before.shape != value.shape:
+            raise UploadError(f"{name}: shape {value.shape} does not fit {before.shape}")
+        out[name] = np.asarray(before + value)
         # a wrapped int64 sum has the sign that neither part has
-        if np.any(((before ^ total[name]) & (value ^ total[name])) < 0):
+        if np.any(((before ^ out[name]) & (value ^ out[name])) < 0):
             raise UploadError(f"{name}: the sum leaves the range of int64 fixed point")
+    return out
 
 
 def decode(total: Sums, weight: int, dtypes: dict[str, np.dtype[np.generic]] | None = None) -> Arrays:

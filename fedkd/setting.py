@@ -116,6 +116,8 @@ def build(experiment: Experiment, shape: tuple[int, ...], classes: int) -> Setti
         supervised=_bind("losses", "ce", "", "loss.args", None),
         device=device_of(experiment),
     )
+    one_row = torch.zeros(1, classes)
+    setting.distillation(one_row, one_row, None)  # a loss that needs labels says so here, not in round 1
     module.check(setting)
     return setting
 

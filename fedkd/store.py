@@ -22,7 +22,7 @@ from safetensors.numpy import load as load_bytes
 from safetensors.numpy import save as save_bytes
 
 from fedkd import faults
-from fedkd.errors import StateMissing
+from fedkd.errors import RunError, StateMissing
 from fedkd.types import Array, Arrays
 
 NEVER = -1
@@ -35,7 +35,7 @@ def digest(arrays: Arrays) -> str:
         return ""
     h = hashlib.sha256()
     for name in sorted(arrays):
-        value = np.ascontiguousarray(arrays[name])
+        value = np.asarray(arrays[name])
         little = value.astype(value.dtype.newbyteorder("<"), copy=False)
         h.update(f"{name}|{value.dtype.name}|{value.shape}|".encode())
         h.update(little.tobytes())
@@ -93,8 +93,8 @@ class ClientStore:
             return ""
         folder = self.folder / str(client)
         folder.mkdir(parents=True, exist_ok=True)
-        contiguous = {n: np.ascontiguousarray(v) for n, v in state.items()}
-        write_atomic(self._path(client, version), save_bytes(contiguous), fault=("client-writing", version, client))
+        content = save_bytes(_in_c_order(state))
+        write_atomic(self._path(client, version), content, fault=("client-writing", version, client))
         faults.kill("client-written", version, client)
         return digest(state)
 
@@ -153,7 +153,7 @@ def write_commit(checkpoints: Path, commit: Commit) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     maps = {"versions": commit.versions, "last": commit.last, "digests": commit.digests}
-    write_atomic(temporary / "server.safetensors", save_bytes({n: np.ascontiguousarray(v) for n, v in commit.state.items()}))
+    write_atomic(temporary / "server.safetensors", save_bytes(_in_c_order(commit.state)))
     write_atomic(temporary / "clients.safetensors", save_bytes(maps))
     meta: dict[str, Any] = {"schema": 1, "round": commit.round, "offsets": commit.offsets, "counters": commit.counters}
     meta["pending"] = commit.pending
@@ -181,18 +181,29 @@ def read_commit(checkpoints: Path) -> Commit | None:
     return Commit(meta["round"], state, *maps_in_order, meta["offsets"], meta["counters"], meta["pending"])
 
 
+def _in_c_order(arrays: Arrays) -> Arrays:
+    """Arrays as safetensors wants them; a scalar keeps its shape ()."""
+    return {n: np.asarray(v, order="C") for n, v in arrays.items()}
+
+
 def _rounds(checkpoints: Path) -> list[int]:
     return [int(p.name) for p in checkpoints.iterdir() if p.name.isdigit()] if checkpoints.is_dir() else []
 
 
 class Lines:
-    """Append-only ``.jsonl`` files of a run folder, truncated to the committed offsets at resume."""
+    """Append-only ``.jsonl`` files of a run folder, truncated to the committed offsets at resume.
+
+    Raises: RunError where a file is shorter than its committed offset: lines that were committed are gone.
+    """
 
     def __init__(self, folder: Path, names: tuple[str, ...], offsets: Mapping[str, int] | None = None) -> None:
         self.paths = {n: folder / f"{n}.jsonl" for n in names}
         for name, path in self.paths.items():
             path.touch()
-            os.truncate(path, (offsets or {}).get(name, 0))
+            committed = (offsets or {}).get(name, 0)
+            if path.stat().st_size < committed:
+                raise RunError(f"{path} has lost committed lines: {path.stat().st_size} of {committed} bytes; use --overwrite")
+            os.truncate(path, committed)
 
     def append(self, name: str, rows: list[dict[str, Any]], round: int) -> None:
         """Append one object a line and fsync. Raises: OSError."""

@@ -47,9 +47,8 @@ class Uploads:
         return fixed_point.mean(parts, self.cohort) if parts else None
 
     def add_sums(self, sums: Mapping[str, Sums], weight: int, clients: list[ClientId]) -> None:
-        """Add one worker's sums. Raises: UploadError where they do not fit together."""
-        for kind, part in sums.items():
-            fixed_point.add(self.sums.setdefault(kind, {}), part)
+        """Add one worker's sums, all or nothing. Raises: UploadError where they do not fit together."""
+        fixed_point.add_kinds(self.sums, sums)
         self.sum_weight += weight
         self.sum_clients += clients
 

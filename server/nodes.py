@@ -49,14 +49,14 @@ def greet(grid: Grid, nodes: Sequence[int], seed: int, seconds: float) -> list[H
     for reply in grid.send_and_receive(messages, timeout=seconds):
         if reply.has_error():
             raise RunError(f"node {reply.metadata.src_node_id} cannot take part: {reply.error.reason}")
-        hellos.append(_read_hello(reply.metadata.src_node_id, reply.content["hello"]))
+        hellos.append(_read_hello(reply.metadata.src_node_id, reply.content.get("hello")))
     if len(hellos) < len(nodes):
         raise WaitExpired(f"{len(hellos)} of {len(nodes)} nodes answered within {seconds:g} s")
     return sorted(hellos, key=lambda h: h.node)
 
 
 def _read_hello(node: int, record: Any) -> Hello:
-    if not isinstance(record, ConfigRecord) or record["protocol"] != codec.PROTOCOL:
+    if not isinstance(record, ConfigRecord) or record.get("protocol") != codec.PROTOCOL:
         raise RunError(f"node {node} speaks another protocol than {codec.PROTOCOL}")
     clients = tuple(int(c) for c in record["clients"])  # type: ignore[union-attr]
     sizes = tuple(int(s) for s in record["sizes"])  # type: ignore[union-attr]

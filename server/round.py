@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, MetricRecord
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from clients import codec
 from fedkd import metrics as statistics
@@ -17,6 +18,9 @@ from fedkd.fixed_point import Sums
 from fedkd.store import NEVER
 from fedkd.types import Array, Schema, Upload
 from fedkd.uploads import Uploads, check
+
+COUNTED = ("num-examples", "num-test", "seconds", "taught")
+"""Metrics of an answer that sums and rows are made of: they must be finite and not negative."""
 
 
 @dataclass
@@ -76,7 +80,12 @@ class Round:
                     self._fail(client, node, f"FlowerError{reply.error.code}", "", reason[0] if reason else "", replied=False)
                 continue
             self.wire_up += codec.message_bytes(reply.content)
-            summed = self._take_sums(reply, node, clients)
+            try:
+                summed = self._take_sums(reply, clients)
+            except (UploadError, KeyError, TypeError, ValueError, OverflowError) as error:
+                for client in clients:
+                    self._fail(client, node, "UploadError", "", str(error), replied=True)
+                continue
             for client in clients:
                 self._take(reply, node, client, client in summed)
         for node, clients in waiting.values():
@@ -91,55 +100,57 @@ class Round:
             self._fail(client, node, said["error"], said["where"], said["message"], replied=True)
             return
         try:
-            numbers = content.get(f"metrics.{client}")
-            if not isinstance(numbers, MetricRecord):
-                raise UploadError("neither metrics nor a failure record came")
-            metrics = {k: float(v) for k, v in numbers.items() if isinstance(v, int | float)}
-            weight = int(metrics.get("num-examples", 0))
-            self._check_weight(client, weight)
+            metrics, weight, version, digest = self._claim(content, client)
             kinds = {} if summed or weight == 0 else codec.read_client(content, client)
             if not summed and weight > 0:
                 upload = Upload(client, weight, kinds)
                 check(self.schema, upload, self.max_bytes)
                 self.uploads.rows.append(upload)
-            version, digest = _state_of(content.get(f"state.{client}"), self.number)
             size = self._summed_bytes(client) if summed else codec.upload_bytes(client, kinds)
             self.answers[client] = Answer(metrics, version, digest, size)
             self.failures.pop(client, None)
         except UploadError as error:
             self._fail(client, node, "UploadError", "", str(error), replied=True)
 
-    def _take_sums(self, reply: Message, node: int, clients: list[int]) -> set[int]:
-        """Add a worker's sums; refuse them whole where they do not fit what was declared."""
+    def _claim(self, content: RecordDict, client: int) -> tuple[dict[str, float], int, int, str]:
+        """A client's metrics, weight, version and digest. Raises: UploadError."""
+        numbers = content.get(f"metrics.{client}")
+        if not isinstance(numbers, MetricRecord) or f"failure.{client}" in content:
+            raise UploadError("neither metrics nor a failure record came")
+        metrics = {k: float(v) for k, v in numbers.items() if isinstance(v, int | float)}
+        for name in COUNTED:
+            if not 0 <= metrics.get(name, 0) < math.inf:
+                raise UploadError(f"{name} = {metrics[name]} is not a count")
+        weight = int(metrics.get("num-examples", 0))
+        if self.sizes is not None and weight != int(self.sizes[client]):
+            raise UploadError(f"num-examples = {weight} is not this client's number of training samples")
+        return metrics, weight, *_state_of(content.get(f"state.{client}"), self.number)
+
+    def _take_sums(self, reply: Message, clients: list[int]) -> set[int]:
+        """Add a worker's sums and return whose they are.
+
+        Raises: UploadError (or KeyError, TypeError, ValueError from records of another form) where they do not fit what
+            was declared; the sums are then refused whole, with every client of the message.
+        """
         meta = reply.content.get("sum-meta")
         if not isinstance(meta, ConfigRecord):
             return set()
-        try:
-            summed = [int(c) for c in meta["clients"]]  # type: ignore[union-attr]
-            weight = int(meta["weight"])  # type: ignore[arg-type]
-            if not set(summed) <= set(clients) or len(set(summed)) != len(summed) or weight <= 0:
-                raise UploadError("the sums name clients that were not asked")
-            if self.sizes is not None and weight != sum(int(self.sizes[c]) for c in summed):
-                raise UploadError("the weight of the sums is not the clients' number of samples")
-            sums: dict[str, Sums] = {}
-            for kind, fields in self.schema.items():
-                part = codec.from_record(reply.content[f"sum.{kind}"])  # type: ignore[arg-type]
-                if {n: v.shape for n, v in part.items()} != {n: f.shape for n, f in fields.items()}:
-                    raise UploadError(f"sum.{kind}: names or shapes are not as declared")
-                if any(str(v.dtype) != "int64" for v in part.values()):
-                    raise UploadError(f"sum.{kind}: not int64 fixed point")
-                sums[kind] = part
-            self.uploads.add_sums(sums, weight, summed)
-            return set(summed)
-        except (UploadError, KeyError) as error:
-            for client in clients:
-                self._fail(client, node, "UploadError", "", str(error), replied=True)
-            reply.content.clear()
-            return set()
-
-    def _check_weight(self, client: int, weight: int) -> None:
-        if weight < 0 or (self.sizes is not None and weight != int(self.sizes[client])):
-            raise UploadError(f"num-examples = {weight} is not this client's number of training samples")
+        summed = [int(c) for c in meta["clients"]]  # type: ignore[union-attr]
+        weight = int(meta["weight"])  # type: ignore[arg-type]
+        if not set(summed) <= set(clients) or len(set(summed)) != len(summed) or weight <= 0:
+            raise UploadError("the sums name clients that were not asked")
+        if weight != sum(self._claim(reply.content, c)[1] for c in summed):
+            raise UploadError("the weight of the sums is not the clients' number of samples")
+        sums: dict[str, Sums] = {}
+        for kind, fields in self.schema.items():
+            part = codec.from_record(reply.content[f"sum.{kind}"])  # type: ignore[arg-type]
+            if {n: v.shape for n, v in part.items()} != {n: f.shape for n, f in fields.items()}:
+                raise UploadError(f"sum.{kind}: names or shapes are not as declared")
+            if any(str(v.dtype) != "int64" for v in part.values()):
+                raise UploadError(f"sum.{kind}: not int64 fixed point")
+            sums[kind] = part
+        self.uploads.add_sums(sums, weight, summed)
+        return set(summed)
 
     def _summed_bytes(self, client: int) -> int:
         fixed = {
@@ -249,10 +260,8 @@ def _state_of(record: Any, round: int) -> tuple[int, str]:
     if not isinstance(record, ConfigRecord):
         return NEVER, ""
     version, digest = record.get("version"), record.get("digest")
-    if version not in (round, NEVER) or not isinstance(digest, str) or len(digest) not in (0, 64):
+    if not isinstance(version, int) or version not in (round, NEVER):
         raise UploadError("the state record names another version than this round's")
-    try:
-        bytes.fromhex(digest)
-    except ValueError:
-        raise UploadError("the state digest is not hexadecimal") from None
-    return int(version), digest
+    if not isinstance(digest, str) or not re.fullmatch("([0-9a-f]{64})?", digest):
+        raise UploadError("the state digest is not the hexadecimal form of a sha256")
+    return version, digest

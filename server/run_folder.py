@@ -79,9 +79,12 @@ def open_folder(experiment: Experiment) -> Path:
 
 
 def state_root_of(experiment: Experiment) -> Path:
-    """Where client states and prepared data live: ``state-root`` or ``<output>/state``."""
+    """Where client states and prepared data live: ``state-root`` or ``<output>/state``. Raises: ConfigError."""
     if experiment.state_root:
-        return Path(experiment.state_root)
+        root = Path(experiment.state_root)
+        if not root.is_absolute():
+            raise ConfigError(f"state-root = {experiment.state_root!r} is not absolute; e.g. {Path.cwd() / root}")
+        return root
     return Path(experiment.output or os.environ.get("FEDKD_OUTPUT", "")) / "state"
 
 
@@ -91,8 +94,10 @@ def toml_of(values: dict[str, Scalar]) -> str:
 
 
 def write_start(folder: Path, experiment: Experiment, data: Prepared | None, facts: dict[str, Any]) -> None:
-    """``config.toml``, ``environment.json`` and ``partition.json``. Raises: OSError."""
+    """``config.toml``, ``partition.json`` and, last, ``environment.json``. Raises: OSError."""
     write_atomic(folder / "config.toml", toml_of(experiment.to_run_config()).encode())
+    if data is not None:
+        write_json(folder / "partition.json", partition_facts(experiment, data))
     environment = {
         "schema": 1,
         "python": platform.python_version(),
@@ -108,8 +113,6 @@ def write_start(folder: Path, experiment: Experiment, data: Prepared | None, fac
         **facts,
     }
     write_json(folder / "environment.json", environment)
-    if data is not None:
-        write_json(folder / "partition.json", partition_facts(experiment, data))
 
 
 def partition_facts(experiment: Experiment, data: Prepared) -> dict[str, Any]:

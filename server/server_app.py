@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -87,7 +88,7 @@ def _status(folder: Path, code: int, status: str, error: BaseException | None) -
     try:
         write_json(folder / "status.json", {"schema": 1, "exit_code": code, "status": status, "reason": reason})
     except OSError:
-        print(f"cannot write {folder / 'status.json'}: {reason}", flush=True)
+        print(f"cannot write {folder / 'status.json'}: {reason}", file=sys.stderr, flush=True)
 
 
 def _run(grid: Grid, experiment: Experiment, folder: Path, on_round: OnRound | None) -> None:
@@ -152,7 +153,7 @@ def _finish(
 
             build(folder)
     except Exception as error:  # the report is a view of what is already on disk
-        print(f"report not written: {type(error).__name__}: {error}", flush=True)
+        print(f"report not written: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     over = failures > experiment.max_failures
     _status(folder, 3 if over else 0, "completed", RunError(f"{failures} client-rounds failed") if over else None)
 

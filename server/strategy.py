@@ -174,6 +174,7 @@ class MethodStrategy(Strategy):
         assert self.commit.pending is not None
         self._settle(self.commit.pending, self.round)
         self.lines.append("failures", self.round.failure_rows(), self.round.number)
+        self.commit.counters["failures"] = self.commit.counters.get("failures", 0) + len(self.round.failures)
 
     def _write(self, row: dict[str, Any] | None, clients: list[dict[str, Any]], failures: bool = True) -> None:
         at = self.round.number

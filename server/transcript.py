@@ -31,5 +31,5 @@ class Transcript:
     def _write(self, round: int, name: str, kinds: Kinds) -> None:
         folder = self.folder / str(round)
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = {n: np.ascontiguousarray(v) for n, v in codec.flatten(kinds).items()}
+        arrays = {n: np.asarray(v, order="C") for n, v in codec.flatten(kinds).items()}
         write_atomic(folder / f"{name}.safetensors", save(arrays))
