@@ -71,7 +71,8 @@ def resume_after_faults(config: Path, kills: int, flower_kills: int, seed: int) 
             same = _one_case(config, base / f"case-{number}", reference, grid, fault, at, draw.random(), actor)
             good &= same
             said = "same hash and rounds" if same else "DIFFERS"
-            print(f"{name + (' (a Ray actor)' if actor else ''):<28} {said}  {time.perf_counter() - started:6.1f} s", flush=True)
+            what = name + (" (a Ray actor)" if actor else "")
+            print(f"{what:<28} {said}  {time.perf_counter() - started:6.1f} s", flush=True)
     print("resume: every resumed run equals the undisturbed one" if good else "resume: FAILED", flush=True)
     return 0 if good else 1
 

@@ -69,7 +69,8 @@ class _Plain:
         done = int(row["round"]) + 1
         if done % max(1, self.rounds // 10) == 0 or done == self.rounds:
             cells = describe(row, self.rounds, time.monotonic() - self.started)
-            self.console.print(f"{self.label}  " + "  ".join(f"{k} {v}" for k, v in cells.items()), highlight=False, soft_wrap=True)
+            text = "  ".join([self.label, *(f"{k} {v}" for k, v in cells.items())])
+            self.console.print(text, highlight=False, soft_wrap=True)
 
 
 class _Live:

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from fedkd.config import Experiment
 from fedkd.errors import ConfigError, RunError, WaitExpired
 from server.run_folder import toml_of
@@ -44,6 +46,8 @@ class SuperLink:
     port: int
     process: subprocess.Popen[bytes]
     environment: dict[str, str]
+    simulation: bool = True
+    """whether it simulates its nodes; False: SuperNodes connect to it"""
 
     def flwr(self, *arguments: str, seconds: float = 120.0) -> dict[str, Any]:
         """Run one ``flwr`` command with ``--format json`` and return its answer.
@@ -137,17 +141,17 @@ def superlink(
             process = _start(home, empty, chosen, environment, simulation)
             if _ready(process, chosen, wait):
                 break
-            _stop(process)
+            stop(process)
         else:
             raise WaitExpired(f"the SuperLink did not come up within {wait:g} s: {_tail(home / 'superlink.log')}")
         (home / "config.toml").write_text(
             f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
             f'address = "127.0.0.1:{chosen}"\ninsecure = true\n'
         )
-        yield SuperLink(home, chosen, process, environment)
+        yield SuperLink(home, chosen, process, environment, simulation)
     finally:
         if process is not None:
-            _stop(process)
+            stop(process)
         shutil.rmtree(home, ignore_errors=True)
 
 
@@ -160,7 +164,8 @@ def submit(link: SuperLink, experiment: Experiment) -> str:
         f"client-resources-num-gpus={experiment.gpus_per_worker:g} "
         f"init-args-num-cpus={max(1, round(experiment.workers * experiment.cpus_per_worker))}"
     )
-    answer = link.flwr("run", str(APP), CONNECTION, "-c", str(config), "--federation-config", federation)
+    resources = ["--federation-config", federation] if link.simulation else []
+    answer = link.flwr("run", str(APP), CONNECTION, "-c", str(config), *resources)
     return str(answer["run-id"])
 
 
@@ -225,9 +230,16 @@ def _ready(process: subprocess.Popen[bytes], port: int, seconds: float) -> bool:
     return False
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the process group, SIGKILL after 20 s; Ray's own children die with their raylet."""
-    for sign, seconds in ((signal.SIGTERM, 20.0), (signal.SIGKILL, 10.0)):
+def stop(process: subprocess.Popen[bytes], patience: float = 20.0) -> None:
+    """SIGTERM to the process group, SIGKILL after ``patience`` seconds, and to whatever it started outside the group.
+
+    Flower starts its app processes in sessions of their own: the tree is noted before its root is gone.
+    """
+    try:
+        tree = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        tree = []
+    for sign, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 10.0)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, sign)
         try:
@@ -235,8 +247,11 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             break
         except subprocess.TimeoutExpired:
             continue
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    _, alive = psutil.wait_procs(tree, timeout=3.0)
+    for survivor in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            survivor.kill()
+    psutil.wait_procs(alive, timeout=5.0)
 
 
 def _tail(path: Path) -> str:

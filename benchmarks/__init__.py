@@ -1,0 +1,1 @@
+"""Studies and benchmarks whose results are committed below docs/results."""

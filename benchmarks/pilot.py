@@ -1,0 +1,137 @@
+"""The study of ``docs/results``: thirteen methods x ten seeds on Fashion-MNIST 14x14, 20 clients, 100 images each, alpha 0.5.
+
+``python -m benchmarks.pilot`` runs what is missing (a stopped study goes on where it was), two methods at a time, and writes
+``docs/results/pilot.json``, ``pilot.md`` and the figures. Seeds 0-9 were fixed before the first run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+METHODS = (
+    "local-fashion_mnist",
+    "local-fashion_mnist-aux",
+    "fedavg-fashion_mnist",
+    "fedavg-fashion_mnist-local_epoch",
+    "fedavg-fashion_mnist-fine_tune",
+    "fedavg-fashion_mnist-then_local",
+    "fedper-fashion_mnist",
+    "share_late-fashion_mnist",
+    "share_late-fashion_mnist-aux",
+    "fedd2s-fashion_mnist-kd_only",
+    "fedd2s-fashion_mnist-classifier_only",
+    "fedd2s-fashion_mnist-heads",
+    "fedd2s-fashion_mnist",
+)
+
+PILOT = {
+    "local-fashion_mnist": 76.00,
+    "local-fashion_mnist-aux": 76.28,
+    "fedavg-fashion_mnist": 72.48,
+    "fedavg-fashion_mnist-local_epoch": 78.84,
+    "fedavg-fashion_mnist-fine_tune": 77.79,
+    "fedavg-fashion_mnist-then_local": 81.34,
+    "fedper-fashion_mnist": 79.27,
+    "share_late-fashion_mnist": 81.00,
+    "share_late-fashion_mnist-aux": 81.26,
+    "fedd2s-fashion_mnist-kd_only": 76.77,
+    "fedd2s-fashion_mnist-classifier_only": 81.75,
+    "fedd2s-fashion_mnist-heads": 81.60,
+    "fedd2s-fashion_mnist": 81.70,
+}
+"""Mean accuracy of the pilot's prototype (3 seeds, other partitions), in percent."""
+
+PAIRS = (
+    ("fedd2s-fashion_mnist", "fedavg-fashion_mnist-then_local"),
+    ("fedd2s-fashion_mnist", "share_late-fashion_mnist-aux"),
+    ("fedd2s-fashion_mnist", "share_late-fashion_mnist"),
+    ("fedd2s-fashion_mnist", "fedd2s-fashion_mnist-classifier_only"),
+    ("fedd2s-fashion_mnist", "fedper-fashion_mnist"),
+    ("fedd2s-fashion_mnist", "fedd2s-fashion_mnist-heads"),
+    ("fedd2s-fashion_mnist-kd_only", "local-fashion_mnist-aux"),
+)
+
+
+def main() -> int:
+    """Run what is missing and write the results. Returns an exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", default="0,1,2,3,4,5,6,7,8,9")
+    parser.add_argument("--output", default=str(ROOT / "runs" / "pilot"))
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--results", default=str(ROOT / "docs" / "results"))
+    given = parser.parse_args()
+    if code := run_missing(given.output, given.seeds, given.processes):
+        return code
+    write_results(Path(given.output), given.seeds, Path(given.results))
+    return 0
+
+
+def run_missing(output: str, seeds: str, processes: int) -> int:
+    """Every method, ``processes`` at a time, each in its own interpreter with one worker."""
+    waiting, running = list(METHODS), dict[str, subprocess.Popen[bytes]]()
+    worst = 0
+    while waiting or running:
+        while waiting and len(running) < processes:
+            name = waiting.pop(0)
+            running[name] = _start(name, output, seeds)
+        name, process = next(iter(running.items()))
+        for name, process in running.items():
+            if process.poll() is not None:
+                break
+        else:
+            process.wait()
+        worst = max(worst, process.wait())
+        print(f"{name}: exit code {process.returncode}", flush=True)
+        del running[name]
+    return worst
+
+
+def _start(name: str, output: str, seeds: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "simulations", "compare", f"configs/{name}.toml", "--seeds", seeds, "--workers", "1"]
+    command += ["--output", output, "--format", "json"]
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+
+
+def write_results(output: Path, seeds: str, results: Path) -> None:
+    """Table, paired differences and figures from the run folders; the pilot's figures beside ours."""
+    from simulations.compare import report_on
+    from simulations.run import folders_of, load
+
+    folders: list[Path] = []
+    for name in METHODS:
+        folders += folders_of(load(ROOT / "configs" / f"{name}.toml", output=str(output), seeds=seeds, report=False))
+    made = report_on(folders, output / "comparison", baseline="local-fashion_mnist", pairs=PAIRS)
+    means = {m["name"]: 100 * float(m["accuracy_mean"]) for m in made.json["methods"]}
+    lines = ["| configuration | here, % | pilot, % | difference, points |", "|---|---|---|---|"]
+    lines += [f"| {n} | {means[n]:.2f} | {PILOT[n]:.2f} | {means[n] - PILOT[n]:+.2f} |" for n in METHODS]
+    results.mkdir(parents=True, exist_ok=True)
+    text = (output / "comparison" / "comparison.md").read_text(encoding="utf-8")
+    (results / "pilot.md").write_text(text + "\n" + _pairs_table(made.json) + "\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    (results / "pilot.json").write_text(json.dumps({**made.json, "pilot": PILOT}, indent=1) + "\n", encoding="utf-8")
+    shutil.copytree(output / "comparison" / "figures", results / "figures", dirs_exist_ok=True)
+    print(text)
+    print("\n".join(lines))
+
+
+def _pairs_table(comparison: dict[str, object]) -> str:
+    lines = ["| A minus B, points | mean | 95 % interval over seeds (paired t) | sd | per seed |", "|---|---|---|---|---|"]
+    pairs: Sequence[dict[str, object]] = comparison["pairs"]  # type: ignore[assignment]
+    for p in pairs:
+        each = ", ".join(f"{x:+.2f}" for x in p["per_seed"])  # type: ignore[attr-defined]
+        lines.append(
+            f"| {p['minuend']} minus {p['subtrahend']} | {p['mean']:+.2f} | [{p['low']:+.2f}, {p['high']:+.2f}] | {p['sd']:.2f} | {each} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
