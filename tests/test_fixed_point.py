@@ -94,7 +94,7 @@ def test_weight_zero_counts_in_nothing() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 2.0**30 + 128, -(2.0**30) - 128, 3e38])
 def test_out_of_range_is_refused(value: float) -> None:
-    with pytest.raises(UploadError, match="w: .*2\\*\\*30"):
+    with pytest.raises(UploadError, match=r"w: .*2\*\*30"):
         encode({"w": np.array([0, value], np.float32)}, 1)
 
 

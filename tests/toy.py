@@ -35,6 +35,7 @@ def toy_setting(method: str = "fedd2s", args: str = "", shape: tuple[int, ...] =
         "num_clients": 4,
         "fraction_train": 0.75,
         "num_server_rounds": ROUNDS,
+        "local_epochs": 2,
         "batch_size": 8,
         "weight_decay": 1e-3,
         "method_name": method,
@@ -108,7 +109,8 @@ def federate(setting: Setting, clients: Sequence[ClientData] | None = None, roun
             broadcasts[n] = Broadcast(t, n, shared, own)
             states[n], uploads[n], models[n] = train_one(setting, states[n], broadcasts[n], clients[n])
         last.update(dict.fromkeys(broadcasts, t))
-        server, extra = setting.module.aggregate(setting, server, t, collect(setting, t, arrange(list(uploads.values())), **how))
+        received = collect(setting, t, arrange(list(uploads.values())), **how)
+        server, extra = setting.module.aggregate(setting, server, t, received)
         history.server.append(server)
         history.extra.append(extra)
         history.broadcasts.append(broadcasts)

@@ -30,5 +30,5 @@ def test_smallest_image_and_other_groups() -> None:
 
 @pytest.mark.parametrize("groups", [0, 3, 64])
 def test_groups_that_do_not_divide_are_refused(groups: int) -> None:
-    with pytest.raises(ConfigError, match=f"groups = {groups}"):
+    with rng.torch_scope(0), pytest.raises(ConfigError, match=f"groups = {groups}"):
         cnn5.build(cnn5.Config(groups=groups), (1, 28, 28), 10)
