@@ -101,9 +101,13 @@ class ClientStore:
     def prune(self, client: int, committed: int) -> None:
         """Delete versions below the last two committed ones."""
         folder = self.folder / str(client)
-        if committed == NEVER or not folder.is_dir():
+        if committed == NEVER:
             return
-        versions = sorted(int(p.stem) for p in folder.glob("*.safetensors") if p.stem.isdigit())
+        try:
+            stems = [name.removesuffix(".safetensors") for name in os.listdir(folder)]
+        except FileNotFoundError:
+            return
+        versions = sorted(int(stem) for stem in stems if stem.isdigit())
         kept = [v for v in versions if v <= committed][-2:]
         for version in versions:
             if kept and version < kept[0]:
