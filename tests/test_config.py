@@ -34,7 +34,7 @@ class Sample:
     either: str | tuple[Any, ...] = "auto"
 
 
-# ----- typed --------------------------------------------------------------------------------------------------------------
+# ----- typed ---------------------------------------------------------------
 @pytest.mark.parametrize(
     ("value", "hint", "expected"),
     [
@@ -81,7 +81,7 @@ def test_typed_refuses_with_what_is_valid(value: Any, hint: Any, said: str) -> N
     assert str(caught.value).startswith(f"some-key = {value!r}")
 
 
-# ----- parse_args ---------------------------------------------------------------------------------------------------------
+# ----- parse_args ---------------------------------------------------------------
 def test_parse_args_reads_the_inside_of_an_inline_table() -> None:
     text = 'flag = true, count = 2, rate = 1, word = "b, c = 3", sizes = [4, 5], kind = 3, either = [["L", 0.5]]'
     got = parse_args(text, Sample, "method.args")
@@ -115,7 +115,7 @@ def test_a_config_without_fields_says_so() -> None:
         parse_args("a = 1", Empty, "data.args")
 
 
-# ----- experiment_from and read_config ------------------------------------------------------------------------------------
+# ----- experiment_from and read_config ---------------------------------------------------------------
 def test_experiment_from_reads_dotted_and_kebab_keys() -> None:
     e = experiment_from({"method.name": "local", "num-server-rounds": 7, "learning-rate": 1, "partition.args": "alpha = 1.0"})
     assert (e.method_name, e.num_server_rounds, e.rounds, e.learning_rate) == ("local", 7, 7, 1.0)
@@ -189,7 +189,7 @@ def test_read_config_refuses(tmp_path: Path) -> None:
         read_config(tmp_path / "other.toml")
 
 
-# ----- the declared keys ----------------------------------------------------------------------------------------------------
+# ----- the declared keys ---------------------------------------------------------------
 def test_pyproject_declares_exactly_the_keys_and_defaults_of_experiment() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
     assert declared == Experiment().to_run_config()
@@ -203,7 +203,7 @@ def test_run_config_round_trip() -> None:
     assert experiment_from(flat) == e
 
 
-# ----- hash ---------------------------------------------------------------------------------------------------------------
+# ----- hash ---------------------------------------------------------------
 TRAVEL = {
     "name", "label", "seed", "seeds", "data_root", "record", "gpus_per_worker", "cpus_per_worker", "num_nodes", "workers",
     "on_failure", "retries", "max_failures", "min_replies", "node_wait_s", "round_timeout_s", "max_upload_mb",
@@ -235,7 +235,7 @@ def test_digest8_ignores_the_order_of_keys(values: dict[str, Any]) -> None:
     assert digest8(values) == digest8(dict(reversed(values.items())))
 
 
-# ----- docstrings -----------------------------------------------------------------------------------------------------------
+# ----- docstrings ---------------------------------------------------------------
 def _configs() -> dict[str, type]:
     found: dict[str, type] = {"Experiment": Experiment, **{f"partition.{n}": c for n, c in PARTITIONS.items()}}
     for slot in plugins.SLOTS:

@@ -25,7 +25,7 @@ def state(value: float = 0.0) -> dict[str, np.ndarray[Any, Any]]:
     }
 
 
-# ----- digests ------------------------------------------------------------------------------------------------------------
+# ----- digests ---------------------------------------------------------------
 def test_digest_is_sha256_over_name_dtype_shape_and_bytes() -> None:
     # printf 'a|int32|(2,)|\x01\x00\x00\x00\x02\x00\x00\x00' | sha256sum
     assert digest({"a": np.array([1, 2], np.int32)}) == "8ac7784a1c893aae6ed6688a64c4cf787ba2a88b4e2fcb09c3807947a8bc518b"
@@ -65,7 +65,7 @@ def test_order_layout_and_byte_order_do_not_matter() -> None:
     assert digest({**s, "w": s["w"].astype(">f4")}) == digest(s)
 
 
-# ----- atomic files ---------------------------------------------------------------------------------------------------------
+# ----- atomic files ---------------------------------------------------------------
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a"
     write_atomic(path, b"old")
@@ -98,7 +98,7 @@ def test_the_file_and_then_its_folder_reach_the_disk(tmp_path: Path, monkeypatch
     assert seen == ["file", "rename", "folder"]
 
 
-# ----- client versions --------------------------------------------------------------------------------------------------------
+# ----- client versions ---------------------------------------------------------------
 def test_versions_round_trip_bit_for_bit_with_their_shapes(tmp_path: Path) -> None:
     store = ClientStore(tmp_path, "run")
     said = store.write(3, 0, {**state(0.1), "t": np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))})
@@ -146,7 +146,7 @@ def test_prune_keeps_the_last_two_committed_and_what_is_newer(tmp_path: Path) ->
     assert digest(store.read(0, 7)) == digest(state(7))
 
 
-# ----- commits ------------------------------------------------------------------------------------------------------------
+# ----- commits ---------------------------------------------------------------
 def commit_of(round: int, value: float = 1.0) -> Commit:
     never = np.full(3, NEVER, np.int32)
     digests = np.zeros((3, 32), np.uint8)
@@ -209,7 +209,7 @@ def test_the_final_hash_sees_one_bit_of_one_client_and_the_order_of_clients() ->
     assert counters.final_sha256() == plain.final_sha256()
 
 
-# ----- lines --------------------------------------------------------------------------------------------------------------
+# ----- lines ---------------------------------------------------------------
 def test_lines_are_truncated_to_the_committed_offsets(tmp_path: Path) -> None:
     lines = Lines(tmp_path, ("rounds", "clients"))
     lines.append("rounds", [{"round": 0}], 0)

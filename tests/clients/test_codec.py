@@ -97,7 +97,7 @@ def test_a_client_reads_its_own_records_alone() -> None:
     assert codec.read_client(content, 2) == {}
 
 
-# ----- sizes ----------------------------------------------------------------------------------------------------------------
+# ----- sizes ---------------------------------------------------------------
 def test_upload_bytes_are_the_serialized_size_of_the_clients_own_records() -> None:
     for client in (0, 7, 123456):
         content = RecordDict(codec.client_records(client, kinds()))
@@ -121,7 +121,7 @@ def test_sizes_depend_on_shapes_and_not_on_values() -> None:
     assert codec.upload_bytes(0, zeros) == codec.upload_bytes(0, values) == codec.upload_bytes(0, larger) - 12
 
 
-# ----- what is refused --------------------------------------------------------------------------------------------------------
+# ----- what is refused ---------------------------------------------------------------
 class Bomb:
     """Unpickling this would be seen."""
 

@@ -70,7 +70,7 @@ def record_arrays(content: RecordDict, name: str) -> dict[str, np.ndarray[Any, A
     return codec.from_record(record)
 
 
-# ----- sums ---------------------------------------------------------------------------------------------------------------
+# ----- sums ---------------------------------------------------------------
 @pytest.mark.parametrize("method", [{"method_name": "fedavg"}, {"method_name": "fedd2s", "method_args": HEADS}])
 def test_sums_equal_the_means_of_the_clients_bit_for_bit(prepared: Prepared, tmp_path: Path, method: dict[str, Any]) -> None:
     rows = worker(prepared, tmp_path / "a", **method).train(order())
@@ -112,7 +112,7 @@ def test_a_client_whose_second_kind_does_not_fit_is_in_no_sum(
         np.testing.assert_array_equal(total, parts[0] + parts[1])
 
 
-# ----- failures -------------------------------------------------------------------------------------------------------------
+# ----- failures ---------------------------------------------------------------
 def boom(*_: Any, **__: Any) -> Any:
     raise ValueError("a secret of this client")
 
@@ -203,7 +203,7 @@ def test_a_client_without_its_version_says_so_and_never_starts_from_zero(prepare
     assert not (tmp_path / "run" / "1" / "1.safetensors").exists()
 
 
-# ----- no data, scores, versions ------------------------------------------------------------------------------------------------
+# ----- no data, scores, versions ---------------------------------------------------------------
 def empty(client: int, real: Prepared) -> ClientData:
     def rows(split: Split) -> Split:
         return Split(np.asarray(split.x[:0]), np.asarray(split.y[:0]), np.asarray(split.ids[:0]))
