@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fedkd.inference import permutation_p
 from fedkd.intervals import Bools, Floats
-from fedkd.metrics import auc_delong
+from fedkd.metrics import Estimate, TooFew, advantage, auc_delong, halves
 from fedkd.verdict import show
 
 BLIND_LEVEL = 0.999
@@ -111,6 +111,43 @@ def text_baseline(texts: Sequence[str], member: Bools, seed: int) -> Floats:
     return np.asarray(scores, dtype=np.float64)
 
 
+@dataclass(frozen=True)
+class ClientRow:
+    """Membership of one client's candidates; no TPR at a low FPR, for which one client has too few."""
+
+    client: str
+    """The client's name or number."""
+    members: int
+    """Members among its candidates."""
+    non_members: int
+    """Non-members among its candidates."""
+    auc: Estimate | None
+    """AUC with DeLong's interval; None with fewer than two candidates of a class."""
+    advantage: Estimate | None
+    """TPR - FPR at a threshold chosen on the other half; None with fewer than two candidates of a class."""
+
+
+def per_client(
+    member: Bools,  # [N]
+    score: Floats,  # [N] higher = more likely member
+    client: npt.ArrayLike,  # [N] client of each candidate
+    rng: np.random.Generator,
+    level: float = 0.95,
+) -> tuple[ClientRow, ...]:
+    """AUC and advantage of every client, by name; pool candidates with `pool_clients` for rates at a low FPR."""
+    names = np.asarray(client)
+    rows = []
+    for name in np.unique(names):
+        inside, own = member[names == name], score[names == name]
+        sizes = (int(inside.sum()), int((~inside).sum()))
+        try:
+            auc = auc_delong(own[inside], own[~inside], level)
+            rows.append(ClientRow(str(name), *sizes, auc, advantage(inside, own, halves(inside, rng), level)))
+        except TooFew:
+            rows.append(ClientRow(str(name), *sizes, None, None))
+    return tuple(rows)
+
+
 def pool_clients(
     score: npt.ArrayLike,  # [N] score of each candidate under its own client's model
     out_score: npt.ArrayLike,  # [S, N] the same under models that did not train on it (other clients, shadows)
@@ -126,9 +163,7 @@ def pool_clients(
     own, out = np.asarray(score, dtype=np.float64), np.asarray(out_score, dtype=np.float64)
     names = np.asarray(client)
     if own.ndim != 1 or out.ndim != 2 or out.shape[1] != own.size or names.shape != own.shape:
-        raise ValueError(
-            f"needs scores [N], out scores [S, N], clients [N]; got {own.shape}, {out.shape}, {names.shape}"
-        )
+        raise ValueError(f"needs scores [N], out scores [S, N], clients [N]; got {own.shape}, {out.shape}, {names.shape}")
     if out.shape[0] < 2:
         raise ValueError("a spread needs at least two out models")
     if not (np.isfinite(own).all() and np.isfinite(out).all()):

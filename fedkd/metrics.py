@@ -47,6 +47,7 @@ __all__ = [
     "Resampled",
     "TooFew",
     "TprAtFpr",
+    "advantage",
     "auc",
     "auc_bca",
     "auc_delong",
@@ -361,3 +362,22 @@ def tpr_at_fpr(member: Bools, score: Floats, split: Halves, fpr: float, level: f
     true_rate = Estimate(hits / positives.size, *clopper_pearson(hits, positives.size, level), level)
     false_rate = Estimate(alarms / negatives.size, *clopper_pearson(alarms, negatives.size, level), level)
     return TprAtFpr(fpr, threshold, hits, positives.size, alarms, negatives.size, calibration.size, true_rate, false_rate)
+
+
+def advantage(member: Bools, score: Floats, split: Halves, level: float = 0.95) -> Estimate:
+    """TPR - FPR at the threshold that is best on the calibration half, measured on the evaluation half.
+
+    For single clients, whose candidates are too few for a TPR at a low FPR. Exact and conservative: each rate's
+    Clopper-Pearson interval takes half of the error probability. ``member`` and ``score`` are [N].
+
+    Raises: TooFew with no member or non-member in either half, ValueError for NaN.
+    """
+    sides = [(score[half & member], score[half & ~member]) for half in (split.calibration, split.evaluation)]
+    (known, strangers), (positives, negatives) = (_sides(*pair) for pair in sides)
+    grid = np.unique(np.concatenate([known, strangers]))
+    above = [1.0 - np.searchsorted(np.sort(side), grid, side="right") / side.size for side in (known, strangers)]
+    threshold = grid[int(np.argmax(above[0] - above[1]))]
+    counts = [(int((side > threshold).sum()), side.size) for side in (positives, negatives)]
+    (low_tpr, high_tpr), (low_fpr, high_fpr) = (clopper_pearson(*pair, 0.5 + level / 2.0) for pair in counts)
+    value = counts[0][0] / counts[0][1] - counts[1][0] / counts[1][1]
+    return Estimate(value, low_tpr - high_fpr, high_tpr - low_fpr, level)

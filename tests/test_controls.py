@@ -98,3 +98,17 @@ def test_pooling_by_hand() -> None:
 def test_pooling_refusals(own, out, client, line: str) -> None:
     with pytest.raises(ValueError, match=line):
         controls.pool_clients(own, out, client)
+
+
+def test_each_client_has_auc_and_advantage_and_small_ones_say_so() -> None:
+    """Client 0 leaks by 3 sd (AUC 0.983, best advantage 2 Phi(1.5) - 1 = 0.866), client 1 does not, client 2 is empty."""
+    member, rng = coins(2001)
+    client = np.minimum(np.arange(2001) // 1000, 2)
+    member[2000] = True
+    score = rng.normal(size=2001) + 3.0 * member * (client == 0)
+    leaky, clean, small = controls.per_client(member, score, client, rng)
+    assert leaky.auc.low < 0.983 < leaky.auc.high
+    assert leaky.advantage.low < 0.866 < leaky.advantage.high
+    assert clean.auc.low < 0.5 < clean.auc.high
+    assert clean.advantage.low < 0.0 < clean.advantage.high
+    assert (small.client, small.members, small.non_members, small.auc, small.advantage) == ("2", 1, 0, None, None)

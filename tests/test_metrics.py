@@ -141,6 +141,17 @@ def test_tpr_is_measured_on_the_half_that_did_not_choose_the_threshold() -> None
     assert (result.realised_fpr.low, result.realised_fpr.high) == metrics.clopper_pearson(10, 1000)
 
 
+def test_advantage_by_hand() -> None:
+    """Calibration: members 2, 3, non-members 0, 1, so the threshold is 1. Evaluation: 2 of 2 members, 1 of 4 others."""
+    score = np.array([2.0, 3.0, 0.0, 1.0, 5.0, 6.0, 0.0, 0.5, 1.0, 2.0])
+    member = np.array([1, 1, 0, 0, 1, 1, 0, 0, 0, 0], dtype=bool)
+    chosen = np.arange(10) < 4
+    found = metrics.advantage(member, score, metrics.Halves(chosen, ~chosen))
+    assert found.value == 0.75
+    rates = metrics.clopper_pearson(2, 2, 0.975), metrics.clopper_pearson(1, 4, 0.975)
+    assert (found.low, found.high) == pytest.approx((rates[0][0] - rates[1][1], rates[0][1] - rates[1][0]))
+
+
 @given(st.integers(0, 60), st.integers(0, 60))
 def test_halves_split_each_class_and_miss_nobody(members: int, others: int) -> None:
     member = np.repeat([True, False], [members, others])

@@ -110,14 +110,19 @@ def exposure_sampled(better: npt.ArrayLike, references: int) -> Floats:
 def count_better(canary_score: npt.ArrayLike, reference_score: npt.ArrayLike) -> tuple[Ints, Ints]:
     """References strictly better than each canary, and references that tie with it: two arrays [M].
 
-    Raises: ValueError for NaN.
+    References are [R] for all canaries alike, or [M, R] where each canary has its own prefix.
+
+    Raises: ValueError for NaN or shapes that do not fit.
     """
-    canaries, references = (
-        np.asarray(canary_score, dtype=np.float64),
-        np.asarray(reference_score, dtype=np.float64),
-    )
+    canaries = np.asarray(canary_score, dtype=np.float64)
+    references = np.asarray(reference_score, dtype=np.float64)
     if np.isnan(canaries).any() or np.isnan(references).any():
         raise ValueError("exposure cannot rank NaN scores")
+    if canaries.ndim != 1 or references.ndim not in (1, 2) or references.shape[:-1] not in ((), canaries.shape):
+        raise ValueError(f"needs canaries [M], references [R] or [M, R]; got {canaries.shape}, {references.shape}")
+    if references.ndim == 2:
+        own = canaries[:, None]
+        return (references > own).sum(axis=1, dtype=np.int64), (references == own).sum(axis=1, dtype=np.int64)
     ordered = np.sort(references)
     right = np.searchsorted(ordered, canaries, side="right")
     left = np.searchsorted(ordered, canaries, side="left")
@@ -141,26 +146,34 @@ def audit(
     config: Config,
     *,
     canary_score: npt.ArrayLike,  # [M] log-probability of each planted secret
-    reference_score: npt.ArrayLike,  # [R] log-probability of never-used secrets of the same format
+    reference_score: npt.ArrayLike,  # [R] or [M, R] log-probability of never-used secrets of the same format
     repetitions: npt.ArrayLike,  # [M] copies planted
     group: npt.ArrayLike | None = None,  # [M] names
 ) -> Report:
     """Sampled exposure per repetition and group with its tests.
 
+    Shared references are compared by Mann-Whitney; references scored under each canary's own prefix by the product of
+    ranks, as in `audit_exact`.
+
     Raises: ValueError for NaN, wrong shapes, or fewer than ``minimum_references`` references.
     """
-    scores, references = (
-        np.asarray(canary_score, dtype=np.float64),
-        np.asarray(reference_score, dtype=np.float64),
-    )
-    if references.size < config.minimum_references:
-        raise ValueError(f"n/a (too few references): {config.minimum_references} needed, got {references.size}")
+    scores, references = np.asarray(canary_score, dtype=np.float64), np.asarray(reference_score, dtype=np.float64)
+    count = references.shape[-1] if references.ndim else 0
+    if count < config.minimum_references:
+        raise ValueError(f"n/a (too few references): {config.minimum_references} needed, got {count}")
     better, tied = count_better(scores, references)
-    bits = exposure_sampled(better, references.size)
-    middle = math.log2(references.size) - np.log2(better + tied / 2.0 + 1.0)
-    tests = {index: mann_whitney(scores[rows], references) for index, rows in _strata(repetitions, group, scores.size)}
-    shares = tied / references.size
-    return _report(config, "sampled", references.size, bits, middle, shares, repetitions, group, tests)
+    middle = math.log2(count) - np.log2(better + tied / 2.0 + 1.0)
+    last = (better + tied + 1.0) / (count + 1.0)
+    tests = {}
+    for key, rows in _strata(repetitions, group, scores.size):
+        tests[key] = mann_whitney(scores[rows], references) if references.ndim == 1 else _product(last[rows])
+    bits = exposure_sampled(better, count)
+    return _report(config, "sampled", count, bits, middle, tied / count, repetitions, group, tests)
+
+
+def _product(shares: Floats) -> float:
+    """Fisher's product: under the null each share is uniform or larger, so the sum of -ln is at most Gamma(n)."""
+    return float(stats.gamma.sf(-np.log(shares).sum(), shares.size))
 
 
 def audit_exact(
@@ -175,18 +188,13 @@ def audit_exact(
     """Exact exposure per repetition and group; the p value counts ties as worse ranks, so a constant model
     has p = 1.
 
-    Under the null rank / space is uniform, so the sum of -ln(rank / space) is at most a Gamma(n) variable.
-
     Raises: ValueError for ranks outside 1..space or wrong shapes.
     """
     ranks, ties = np.asarray(rank, dtype=np.float64), np.asarray(tied, dtype=np.float64)
     bits = exposure_exact(ranks, space)
-    last = exposure_exact(ranks + ties, space)
+    last = np.minimum(ranks + ties, space) / space
     middle = exposure_exact(ranks + ties / 2.0, space)
-    tests = {
-        index: float(stats.gamma.sf(last[rows].sum() * math.log(2.0), rows.size))
-        for index, rows in _strata(repetitions, group, ranks.size)
-    }
+    tests = {key: _product(last[rows]) for key, rows in _strata(repetitions, group, ranks.size)}
     return _report(config, "exact", space, bits, middle, ties / space, repetitions, group, tests)
 
 
@@ -214,9 +222,7 @@ def _report(
     strata = []
     for key, rows in _strata(repetitions, group, bits.size):
         own = bits[rows]
-        half = (
-            float(stats.t.ppf(0.975, rows.size - 1) * own.std(ddof=1) / rows.size**0.5) if rows.size > 1 else math.nan
-        )
+        half = float(stats.t.ppf(0.975, rows.size - 1) * own.std(ddof=1) / rows.size**0.5) if rows.size > 1 else math.nan
         mean, counted = float(own.mean()), int((own >= config.counted_bits).sum())
         q25, q50, q75 = (float(q) for q in np.quantile(own, [0.25, 0.5, 0.75]))
         counted_p = float(stats.binom.sf(counted - 1, rows.size, 2.0**-config.counted_bits))

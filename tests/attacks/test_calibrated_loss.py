@@ -20,15 +20,11 @@ def test_too_few_out_models_are_refused() -> None:
     for least, line in ((1, "1 examples have fewer than 1"), (3, "2 examples have fewer than 3")):
         config = calibrated_loss.Config(minimum_references=least)
         with pytest.raises(ValueError, match=line):
-            calibrated_loss.score(
-                config, target_logprob=[-1.0, -1.0], shadow_logprob=np.zeros((2, 2)), shadow_in=inside
-            )
+            calibrated_loss.score(config, target_logprob=[-1.0, -1.0], shadow_logprob=np.zeros((2, 2)), shadow_in=inside)
 
 
 @pytest.mark.parametrize(("shadow", "line"), [(np.zeros((2, 3)), "must be"), (np.full((2, 2), np.nan), "NaN")])
 def test_malformed_references_are_refused(shadow: np.ndarray, line: str) -> None:
     inside = np.zeros((2, 2), dtype=bool)
     with pytest.raises(ValueError, match=line):
-        calibrated_loss.score(
-            calibrated_loss.Config(), target_logprob=[-1.0, -1.0], shadow_logprob=shadow, shadow_in=inside
-        )
+        calibrated_loss.score(calibrated_loss.Config(), target_logprob=[-1.0, -1.0], shadow_logprob=shadow, shadow_in=inside)

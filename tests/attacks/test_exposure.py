@@ -54,6 +54,25 @@ def test_a_constant_model_is_shown_as_tied_and_is_not_significant() -> None:
         assert stratum.p_value > 0.99
 
 
+def test_references_of_each_canarys_own_prefix() -> None:
+    """Canary i has its own difficulty (sd 5), which shared references would mistake for a leak or hide one."""
+    rng = np.random.default_rng(7)
+    hard = rng.normal(0, 5, size=(60, 1))
+    references = hard + rng.normal(size=(60, 2000))
+    clean, leaky = hard[:, 0] + rng.normal(size=60), hard[:, 0] + rng.normal(size=60) + 2.0
+    for scores, shown in ((clean, None), (leaky, 1)):
+        report = exposure.audit(exposure.Config(), canary_score=scores, reference_score=references, repetitions=np.ones(60))
+        assert report.smallest_significant == shown
+        expected = [math.log2(2000) - math.log2(1 + (row > own).sum()) for row, own in zip(references, scores, strict=True)]
+        assert report.strata[0].mean == pytest.approx(np.mean(expected))
+    tied = exposure.audit(
+        exposure.Config(), canary_score=np.zeros(9), reference_score=np.zeros((9, 1000)), repetitions=np.ones(9)
+    )
+    assert tied.strata[0].p_value > 0.99
+    with pytest.raises(ValueError, match=r"\[R\] or \[M, R\]"):
+        exposure.count_better([1.0, 2.0], np.zeros((3, 5)))
+
+
 def test_null_exposure_is_1_44_bits() -> None:
     """Uniform ranks: mean 1 / ln 2 = 1.443, sd the same; P(exposure >= 3) = 1 / 8. 20,000 draws, 4 standard errors."""
     bits = exposure.exposure_exact(np.random.default_rng(1).integers(1, 1_000_001, 20_000), 1_000_000)

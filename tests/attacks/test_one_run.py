@@ -76,9 +76,7 @@ def test_audit_guesses_at_both_ends_and_breaks_ties_by_seed() -> None:
     assert perfect.epsilon == perfect.ceiling == pytest.approx(one_run.epsilon_ceiling(100))
     reversed_scores = one_run.audit(one_run.Config(delta=0.0), score=-member.astype(float), member=member)
     assert (reversed_scores.correct, reversed_scores.epsilon) == (0, 0.0)
-    right = [
-        one_run.audit(one_run.Config(delta=0.0, seed=s), score=np.zeros(1000), member=member).correct for s in range(40)
-    ]
+    right = [one_run.audit(one_run.Config(delta=0.0, seed=s), score=np.zeros(1000), member=member).correct for s in range(40)]
     assert np.mean(right) == pytest.approx(50, abs=4 * 5 / 40**0.5)
 
 

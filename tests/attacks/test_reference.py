@@ -17,9 +17,7 @@ def test_difference_on_the_same_tokens() -> None:
 
 def test_the_same_model_gives_zero() -> None:
     logprob = -np.random.default_rng(0).exponential(size=(5, 4))
-    assert reference.score(reference.Config(), target_logprob=logprob, reference_logprob=logprob) == pytest.approx(
-        [0.0] * 5
-    )
+    assert reference.score(reference.Config(), target_logprob=logprob, reference_logprob=logprob) == pytest.approx([0.0] * 5)
 
 
 def test_unequal_examples_are_refused() -> None:

@@ -57,8 +57,7 @@ def test_audit_chooses_the_threshold_on_other_data() -> None:
     assert (bound.members, bound.non_members) == (1000, 1000)
     assert 1.5 < bound.epsilon <= bound.ceiling
     nothing = [
-        two_sample.audit(two_sample.Config(delta=0.0, seed=s), score=rng.normal(size=400), member=member[:400]).epsilon
-        > 0
+        two_sample.audit(two_sample.Config(delta=0.0, seed=s), score=rng.normal(size=400), member=member[:400]).epsilon > 0
         for s in range(200)
     ]
     assert np.mean(nothing) <= 0.05 + 3 * (0.05 * 0.95 / 200) ** 0.5

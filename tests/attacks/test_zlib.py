@@ -9,9 +9,7 @@ from fedkd.attacks import zlib
 
 def test_repetitive_text_is_discounted() -> None:
     """Equal loss: the text that compresses to fewer bytes is the easier one, so its score is lower."""
-    sizes = [
-        len(compression.compress(text.encode())) for text in ("a" * 200, "every word here differs from others " * 3)
-    ]
+    sizes = [len(compression.compress(text.encode())) for text in ("a" * 200, "every word here differs from others " * 3)]
     easy, rich = zlib.score(zlib.Config(), target_logprob=[-1.0, -1.0], zlib_bytes=sizes)
     assert easy == pytest.approx(-1.0 / sizes[0])
     assert easy < rich
