@@ -50,7 +50,8 @@ def kinds_of(client: int, value: float | None = None) -> Kinds:
 
 
 def answer(client: int, kinds: Kinds | None = None, **metrics: Any) -> dict[str, Any]:
-    said = {"num-examples": int(SIZES[client]), "num-test": 2, "seconds": 0.5, "taught": 1, "local-test-accuracy": 0.5, **metrics}
+    said = {"num-examples": int(SIZES[client]), "num-test": 2, "seconds": 0.5, "taught": 1, "local-test-accuracy": 0.5}
+    said.update(metrics)
     return {
         **codec.client_records(client, kinds_of(client) if kinds is None else kinds),
         f"metrics.{client}": codec.metric_record(said),
@@ -113,7 +114,8 @@ def test_a_bad_upload_costs_its_sender_the_round_and_nobody_else(change: Callabl
 def test_an_object_array_is_refused_unread() -> None:
     r = round_of(ROWS)
     content = answer(0)
-    content["weights.0"] = ArrayRecord({"w": FlowerArray(dtype="object", shape=(1,), stype="numpy.ndarray", data=b"\x80\x04N.")})
+    pickled = FlowerArray(dtype="object", shape=(1,), stype="numpy.ndarray", data=b"\x80\x04N.")
+    content["weights.0"] = ArrayRecord({"w": pickled})
     r.receive([reply({**content, **answer(1)}), reply(answer(2), "3.0.1")])
     assert "not a plain array" in why(r, 0)
     assert sorted(r.answers) == [1, 2]
@@ -241,7 +243,7 @@ def test_sums_of_two_workers_give_the_weighted_mean() -> None:
     assert mean is not None
     np.testing.assert_allclose(mean["w"], (10 * 1.0 + 5 * 4.0) / 15)
     assert r.uploads.clients == [0, 1, 2]
-    alone = {"weights.0": codec.to_record({"w": np.zeros(2, np.float32)}), "heads.0": codec.to_record({"h": np.zeros(1, np.float32)})}
+    alone = codec.client_records(0, {"weights": {"w": np.zeros(2, np.float32)}, "heads": {"h": np.zeros(1, np.float32)}})
     assert r.answers[0].bytes_up == codec.message_bytes(RecordDict(alone))
 
 

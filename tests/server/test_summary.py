@@ -55,7 +55,11 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
 
 
 def test_summarize_adds_up_bytes_and_seconds(tmp_path: Path) -> None:
-    write(tmp_path, "rounds", [{"bytes_up": 10, "bytes_down": 4, "seconds": 1.0}, {"bytes_up": 20, "bytes_down": 8, "seconds": 2.5}])
+    write(
+        tmp_path,
+        "rounds",
+        [{"bytes_up": 10, "bytes_down": 4, "seconds": 1.0}, {"bytes_up": 20, "bytes_down": 8, "seconds": 2.5}],
+    )
     part = {"val_accuracy": 0.5}
     absent = {**row(1, 1, 0.4, **part), "seconds": 0.0}  # was scored, did not train
     write(tmp_path, "clients", [row(0, 0, 1.0, **part), row(0, 1, 0.2, **part), row(1, 0, 0.8, **part), absent])
