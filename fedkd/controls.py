@@ -101,7 +101,7 @@ def text_baseline(texts: Sequence[str], member: Bools, seed: int) -> Floats:
 
     if min(int(member.sum()), int((~member).sum())) < 10:
         raise ValueError("the blind base line needs at least 10 members and 10 non-members")
-    words = HashingVectorizer(n_features=2**14, alternate_sign=False).transform(texts)
+    words = HashingVectorizer(n_features=2**12, alternate_sign=False).transform(texts)
     sizes = np.log1p([[len(text), text.count(" ")] for text in texts])
     sizes = (sizes - sizes.mean(axis=0)) / np.maximum(sizes.std(axis=0), 1e-9)
     features = hstack([words, csr_matrix(sizes)]).tocsr()

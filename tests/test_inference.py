@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -76,6 +76,9 @@ def test_equivalence_needs_the_whole_interval_inside() -> None:
     close = metrics.tost([0.01, -0.01, 0.02, -0.02, 0.0], 0.05)
     assert close.equivalent
     assert -0.05 < close.low <= close.mean <= close.high < 0.05
+    sample = np.array([0.01, -0.01, 0.02, -0.02, 0.0])
+    sides = [(-0.05, "greater"), (0.05, "less")]
+    assert close.p_value == pytest.approx(max(stats.ttest_1samp(sample, m, alternative=a).pvalue for m, a in sides))
     wide = metrics.tost([1.0, -1.0, 2.0, -2.0, 0.0], 0.05)
     assert not wide.equivalent
     far = metrics.tost([0.2, 0.21, 0.19, 0.2], 0.05)
@@ -88,6 +91,7 @@ def test_equivalence_needs_the_whole_interval_inside() -> None:
 
 
 @given(st.lists(st.floats(-1, 1), min_size=3, max_size=12), st.floats(0.05, 1))
+@settings(max_examples=50)
 def test_equivalence_verdict_matches_its_interval(values: list[float], margin: float) -> None:
     """TOST at 5 % rejects exactly where the 90 % interval lies inside the margins."""
     result = metrics.tost(values, margin)
@@ -127,12 +131,12 @@ def test_nothing_is_detectable_in_a_tiny_sample() -> None:
 
 
 def test_detectable_auc_is_found_with_the_stated_power() -> None:
-    """Binormal scores at the detectable AUC: the DeLong rule finds it in 80 +- 4 % of 800 samples (sd 1.4 points)."""
+    """Binormal scores at the detectable AUC: the DeLong rule finds it in 80 +- 5 % of 600 samples (sd 1.6 points)."""
     target = metrics.detectable_auc(150, 250)
     shift = stats.norm.ppf(target) * 2**0.5
     rng = np.random.default_rng(8)
-    found = np.mean([metrics.auc_delong(rng.normal(shift, 1, 150), rng.normal(size=250)).low > 0.5 for _ in range(800)])
-    assert found == pytest.approx(0.8, abs=0.04)
+    found = np.mean([metrics.auc_delong(rng.normal(shift, 1, 150), rng.normal(size=250)).low > 0.5 for _ in range(600)])
+    assert found == pytest.approx(0.8, abs=0.05)
 
 
 def test_rank_test_directions_and_refusals() -> None:

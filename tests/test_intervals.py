@@ -60,6 +60,7 @@ def test_zero_hits_need_so_many_trials() -> None:
 
 
 @given(counts, st.sampled_from([0.8, 0.95, 0.999]))
+@settings(max_examples=50)
 def test_clopper_pearson_is_scipys(pair: tuple[int, int], level: float) -> None:
     hits, trials = pair
     expected = stats.binomtest(hits, trials).proportion_ci(level, method="exact")
@@ -67,7 +68,7 @@ def test_clopper_pearson_is_scipys(pair: tuple[int, int], level: float) -> None:
 
 
 @given(counts)
-@settings(max_examples=50)
+@settings(max_examples=25)
 def test_mid_p_solves_its_equation_and_lies_inside_the_exact_interval(pair: tuple[int, int]) -> None:
     """At the lower end p: P[X > k] + P[X = k] / 2 = 2.5 %; at the upper end the same sum is 97.5 %."""
     hits, trials = pair

@@ -13,6 +13,7 @@ tied_scores = st.lists(st.integers(-3, 3).map(float), min_size=2, max_size=30)
 
 
 @given(tied_scores, tied_scores)
+@settings(max_examples=40)
 def test_auc_counts_pairs_with_ties_as_half(members: list[float], others: list[float]) -> None:
     """Brute force over all pairs; scikit-learn must agree."""
     pairs = np.subtract.outer(members, others)
@@ -23,6 +24,7 @@ def test_auc_counts_pairs_with_ties_as_half(members: list[float], others: list[f
 
 
 @given(tied_scores, tied_scores)
+@settings(max_examples=40)
 def test_negated_scores_mirror_the_auc_and_its_interval(members: list[float], others: list[float]) -> None:
     """Orientation is explicit: nothing flips an AUC below one half."""
     here = metrics.auc_delong(members, others)
@@ -31,6 +33,7 @@ def test_negated_scores_mirror_the_auc_and_its_interval(members: list[float], ot
 
 
 @given(tied_scores, tied_scores)
+@settings(max_examples=40)
 def test_delong_variance_by_its_definition(members: list[float], others: list[float]) -> None:
     """Var = S10 / n + S01 / m with S the sample variances of the row and column means of the pair kernel."""
     kernel = np.heaviside(np.subtract.outer(members, others), 0.5)
@@ -39,6 +42,7 @@ def test_delong_variance_by_its_definition(members: list[float], others: list[fl
 
 
 @given(tied_scores, tied_scores)
+@settings(max_examples=40)
 def test_intervals_hold_the_estimate_inside_0_and_1(members: list[float], others: list[float]) -> None:
     estimate = metrics.auc_delong(members, others)
     assert 0.0 <= estimate.low <= estimate.value <= estimate.high <= 1.0
@@ -77,7 +81,7 @@ def test_bca_refuses_few_resamples_and_handles_separation() -> None:
 
 
 @given(tied_scores, tied_scores)
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_frontier_is_the_upper_concave_envelope(members: list[float], others: list[float]) -> None:
     """Every ROC point of scikit-learn lies on or below it, its slopes fall, and its vertices are ROC points."""
     fpr, tpr = metrics.roc_frontier(members, others)

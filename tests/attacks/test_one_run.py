@@ -46,7 +46,7 @@ def test_p_value_by_the_sum() -> None:
     assert one_run.p_value(m, r, v, delta, epsilon) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("guesses", [10, 100, 401])
+@pytest.mark.parametrize("guesses", [10, 100, 201])
 def test_exact_null_tail_is_at_most_five_percent(guesses: int) -> None:
     """Pure chance is Bin(r, 1/2): the probability of any bound above 0 is a finite sum."""
     positive = [v for v in range(guesses + 1) if one_run.epsilon_lower(guesses, guesses, v, 0.0) > 0]
