@@ -26,7 +26,7 @@ Output = Annotated[str | None, typer.Option(help="absolute folder for run folder
 Format = Annotated[str, typer.Option("--format", help="text or json")]
 GridName = Annotated[str, typer.Option("--grid", help="inprocess, or flower (flwr run on Ray)")]
 Seeds = Annotated[str | None, typer.Option(help='e.g. "0,1,2"')]
-Port = Annotated[int, typer.Option(help="SuperLink port on grid flower; 0 = any free port")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="SuperLink port on grid flower; 0 = any free port")]
 
 
 @app.command()

@@ -8,6 +8,7 @@ believes only our ``status.json``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -127,8 +128,8 @@ def superlink(
 
     Raises: ConfigError where the given port is in use; WaitExpired where it does not come up.
     """
-    if port and _answers(port):
-        raise ConfigError(f"port {port} is in use; choose another one, or 0 for any free port")
+    if port and (reason := _unusable(port)):
+        raise ConfigError(f"port {port} {reason}; choose another one, or 0 for any free port")
     home = Path(tempfile.mkdtemp(prefix="fedkd-flwr-"))
     home.chmod(0o700)
     empty = home / "empty"
@@ -213,10 +214,15 @@ def _start(home: Path, empty: Path, port: int, environment: dict[str, str], simu
         return subprocess.Popen(command, env=environment, cwd=empty, stdout=log, stderr=log, start_new_session=True)
 
 
-def _answers(port: int) -> bool:
+def _unusable(port: int) -> str:
+    """Why nothing can listen on a port of loopback, or "". A connection that is still closing is no reason."""
     with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            return "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+    return ""
 
 
 def _ready(process: subprocess.Popen[bytes], port: int, seconds: float) -> bool:
