@@ -178,8 +178,7 @@ def test_empty_and_nan_are_refused(function) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["delong", "bca"])
-@pytest.mark.parametrize("true_auc", [0.5, 0.7, 0.9])
+@pytest.mark.parametrize(("method", "true_auc"), [("delong", 0.5), ("delong", 0.9), ("bca", 0.7)])
 def test_simulated_coverage_of_the_auc(method: str, true_auc: float) -> None:
     """2,000 binormal samples of 50 + 50 with AUC = Phi(d / sqrt 2): at least 93 % of 95 % intervals hold the truth.
 
