@@ -143,9 +143,7 @@ def _names(count: int, rng: np.random.Generator) -> list[str]:
     if count > total:
         raise ConfigError(f"{count} names asked for; three syllables give {total}")
     codes = rng.choice(total, size=count, replace=False)
-    parts = [
-        (code // len(SYLLABLES) ** 2, code // len(SYLLABLES) % len(SYLLABLES), code % len(SYLLABLES)) for code in codes
-    ]
+    parts = [(code // len(SYLLABLES) ** 2, code // len(SYLLABLES) % len(SYLLABLES), code % len(SYLLABLES)) for code in codes]
     return ["".join(SYLLABLES[part] for part in triple).capitalize() for triple in parts]
 
 
@@ -154,9 +152,7 @@ def coin_flips(size: int, rng: np.random.Generator) -> Bools:
     return np.asarray(rng.integers(2, size=size) == 1)
 
 
-def plant(
-    texts: Sequence[str], canaries: CanarySet, rng: np.random.Generator
-) -> tuple[list[str], dict[str, list[int]]]:
+def plant(texts: Sequence[str], canaries: CanarySet, rng: np.random.Generator) -> tuple[list[str], dict[str, list[int]]]:
     """Insert every copy and decoy at random rows; the texts keep their order. Returns (texts, ledger of rows by id)."""
     extra = [(canary.id, canary.text) for canary in canaries.canaries for _ in range(canary.repetitions)]
     extra += [("decoy", text) for text in canaries.decoys]
@@ -223,8 +219,7 @@ def label_canaries(
         chosen = rng.choice(rows, size=(per_client, length), replace=False)
         labels = rng.integers(classes, size=(per_client, length))
         drawn += [
-            LabelCanary(client, tuple(own.tolist()), tuple(new.tolist()))
-            for own, new in zip(chosen, labels, strict=True)
+            LabelCanary(client, tuple(own.tolist()), tuple(new.tolist())) for own, new in zip(chosen, labels, strict=True)
         ]
     return tuple(drawn)
 

@@ -23,9 +23,7 @@ app = typer.Typer(
 P = ParamSpec("P")
 Format = Literal["text", "json"]
 FormatOption = Annotated[Format, typer.Option("--format", help="What is printed: text or json.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one option; repeatable.")
-]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one option; repeatable.")]
 
 
 def _usage_errors(command: Callable[P, None]) -> Callable[P, None]:
@@ -158,9 +156,7 @@ def _load(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
         raise ConfigError(f"{path.name} is not a readable JSON file") from None
     if not isinstance(content, dict) or "rows" not in content:
-        raise ConfigError(
-            f"{path.name} is no audit result; write one with: fedkd audit-scores FILE --output {path.name}"
-        )
+        raise ConfigError(f"{path.name} is no audit result; write one with: fedkd audit-scores FILE --output {path.name}")
     if content.get("schema") != 1:
         raise ConfigError(f"{path.name} has schema {content.get('schema')!r}; this version reads schema 1")
     return content

@@ -167,9 +167,7 @@ def _rows(group: str, measured: list[_Measured], config: Config, sizes: tuple[in
             rows.append(_with(row, one.estimate))
             continue
         chosen = f"threshold {show(one.rates.threshold)} from {one.rates.calibration_non_members} other non-members"
-        row = dataclasses.replace(
-            row, calibration=chosen, n_members=one.rates.members, n_non_members=one.rates.non_members
-        )
+        row = dataclasses.replace(row, calibration=chosen, n_members=one.rates.members, n_non_members=one.rates.non_members)
         rows.append(_with(row, one.estimate))
         name = one.statistic.replace("tpr_at", "realised")
         realised = dataclasses.replace(row, statistic=name, detectable=None, status=MEASURED)
@@ -276,8 +274,7 @@ def _withhold(rows: list[Row], outcomes: list[Control], caught: bool) -> list[Ro
         return rows
     reason = "inconclusive, the known-leaky control was missed"
     return [
-        dataclasses.replace(row, status=NOT_TESTED, reason=reason) if row.status in (LEAK, NO_LEAK) else row
-        for row in rows
+        dataclasses.replace(row, status=NOT_TESTED, reason=reason) if row.status in (LEAK, NO_LEAK) else row for row in rows
     ]
 
 

@@ -122,9 +122,7 @@ def _side(tokens: list[tuple[str, str]], text: str) -> tuple[float, str | None]:
         factor, name = _side(tokens, text)
         return float(word) * factor, name
     if kind != "name" or word in ("and", "or"):
-        raise ConfigError(
-            f"gate expression {text!r}: expected a number or statistic.field before {word or 'the end'!r}"
-        )
+        raise ConfigError(f"gate expression {text!r}: expected a number or statistic.field before {word or 'the end'!r}")
     if word.rpartition(".")[2] not in FIELDS or not word.rpartition(".")[0]:
         raise ConfigError(f"gate expression {text!r}: {word!r} must end in one of .{', .'.join(FIELDS)}")
     return 1.0, word
@@ -203,9 +201,7 @@ def _tpr(row: Row, rows: Sequence[Row], config: Config) -> list[Check]:
         return [Check(name, group, FAIL, detail)]
     size = detectable_rate(row.n_members, min(bar, 0.999))[1]
     if math.isnan(size) or size > config.detectable_ceiling:
-        ceiling = (
-            f"only a TPR of {show(size)} would be found with 80 % power, ceiling {show(config.detectable_ceiling)}"
-        )
+        ceiling = f"only a TPR of {show(size)} would be found with 80 % power, ceiling {show(config.detectable_ceiling)}"
         return [Check(name, group, WARN, f"{detail}; {ceiling}")]
     return [Check(name, group, NOT_FAILED, f"{detail}; detectable {show(size)}")]
 
@@ -225,9 +221,7 @@ def _inheritance(row: Row, rows: Sequence[Row], config: Config) -> list[Check]:
     if row.low is None:
         return [Check("inheritance", row.target_group, WARN, row.reason or "not measured")]
     status = FAIL if row.low > config.inheritance else NOT_FAILED
-    return [
-        Check("inheritance", row.target_group, status, f"lower end {show(row.low)}, bar {show(config.inheritance)}")
-    ]
+    return [Check("inheritance", row.target_group, status, f"lower end {show(row.low)}, bar {show(config.inheritance)}")]
 
 
 def _epsilon(row: Row, rows: Sequence[Row], config: Config) -> list[Check]:
@@ -248,9 +242,7 @@ def _custom(text: str, rows: Sequence[Row]) -> list[Check]:
         key = (row.threat_model, row.attack, row.model, row.target_group, row.view)
         groups.setdefault(key, {})[row.statistic] = row
     results = [(key[3], matches(expression, own)) for key, own in groups.items()]
-    tested = [
-        Check(text, group, FAIL if hit else NOT_FAILED, str(hit).lower()) for group, hit in results if hit is not None
-    ]
+    tested = [Check(text, group, FAIL if hit else NOT_FAILED, str(hit).lower()) for group, hit in results if hit is not None]
     return tested or [Check(text, "file", WARN, "no row has all numbers of this expression")]
 
 
@@ -258,9 +250,7 @@ def _whole_file(result: Mapping[str, Any], config: Config) -> list[Check]:
     checks = []
     for control in result.get("controls", []):
         name, status, detail = (str(control.get(key, "")) for key in ("name", "status", "detail"))
-        outcome = {"missed": INCONCLUSIVE, "broken": INCONCLUSIVE, "flagged": WARN, "not run": WARN}.get(
-            status, NOT_FAILED
-        )
+        outcome = {"missed": INCONCLUSIVE, "broken": INCONCLUSIVE, "flagged": WARN, "not run": WARN}.get(status, NOT_FAILED)
         checks.append(Check(f"control {name}", "file", outcome, detail))
     seeds = int(dict(result.get("config", {})).get("seeds", 1))
     status = WARN if seeds < config.minimum_seeds else NOT_FAILED

@@ -87,9 +87,7 @@ def mid_p(hits: int, trials: int, level: float = 0.95) -> tuple[float, float]:
     return low, high
 
 
-def rate_ratio(
-    hits_a: int, trials_a: int, hits_b: int, trials_b: int, level: float = 0.95
-) -> tuple[float, float, float]:
+def rate_ratio(hits_a: int, trials_a: int, hits_b: int, trials_b: int, level: float = 0.95) -> tuple[float, float, float]:
     """Ratio of two rates, (ratio, low, high): Clopper-Pearson of a/(a+b) turned into odds (exact,
     conditional).
 

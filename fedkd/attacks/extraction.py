@@ -137,9 +137,7 @@ def audit(config: Config, *, train: npt.ArrayLike, held_out: npt.ArrayLike) -> R
     own, other = np.asarray(train, dtype=np.bool_), np.asarray(held_out, dtype=np.bool_)
     rate, control = _rate(own, config.level), _rate(other, config.level)
     wide = 0.5 + config.level / 2.0
-    (own_low, own_high), (other_low, other_high) = (
-        clopper_pearson(int(side.sum()), side.size, wide) for side in (own, other)
-    )
+    (own_low, own_high), (other_low, other_high) = (clopper_pearson(int(side.sum()), side.size, wide) for side in (own, other))
     low, high = own_low - other_high, own_high - other_low
     return Report(config.kind, rate, control, Estimate(rate.value - control.value, low, high, config.level), low > 0.0)
 

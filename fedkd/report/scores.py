@@ -101,9 +101,7 @@ def page(result: Mapping[str, Any]) -> str:
     rows = [row_from(record) for record in result.get("rows", [])]
     if not rows:
         raise ConfigError("this is no audit result: it has no rows")
-    environment = Environment(
-        loader=DictLoader({"page": PAGE}), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
+    environment = Environment(loader=DictLoader({"page": PAGE}), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["markup"] = Markup
     text = environment.get_template("page").render(
         title=f"Membership audit of {rows[0].model}",
@@ -164,9 +162,7 @@ def _roc(curve: Mapping[str, list[float]], rows: list[Row]) -> Picture:
         axes.set(xscale="log", yscale="log", xlim=(floor, 1.0), ylim=(floor, 1.3))
         axes.set(xlabel="false-positive rate", ylabel="true-positive rate")
         legend_above(figure, axes)
-        caption = (
-            "Both axes logarithmic: what counts is the left edge. Points: preset rates, measured on the other half."
-        )
+        caption = "Both axes logarithmic: what counts is the left edge. Points: preset rates, measured on the other half."
         return finish(figure, "roc", "ROC", caption)
 
 
