@@ -106,7 +106,7 @@ def text_baseline(texts: Sequence[str], member: Bools, seed: int) -> Floats:
     sizes = (sizes - sizes.mean(axis=0)) / np.maximum(sizes.std(axis=0), 1e-9)
     features = hstack([words, csr_matrix(sizes)]).tocsr()
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
-    model = LogisticRegression(max_iter=1000)
+    model = LogisticRegression(max_iter=1000, random_state=seed)
     scores = cross_val_predict(model, features, member, cv=folds, method="decision_function")
     return np.asarray(scores, dtype=np.float64)
 
