@@ -18,22 +18,25 @@ from fedkd.heads import Pooled
 from fedkd.types import Array, Arrays, ClientData, Kinds, Split, Upload
 
 
-def teachers(held: Arrays, rows: Split, classes: int, received: Arrays | None, round: int) -> Arrays:
+def teachers(held: Arrays, rows: Split, classes: int, received: Arrays | None) -> Arrays:
     """Teacher logits by sample after what came down this round.
 
     Args:
-        held: the client's state; "q" [K, C], "q_round" [K], and "pending" where wire ids are not sample ids.
+        held: the client's state; "q" [K, C], "q_round" [K], "asked" [] the round of its last upload, and "pending" where
+            wire ids are not sample ids.
         received: "q" [m, C] and "i" [m] ids, or None.
 
     Returns:
-        "q" [K, C] float32 and "q_round" [K] int32, the round in which a sample's teacher came (-1 = none yet).
+        "q" [K, C] float32 and "q_round" [K] int32, the round in which a sample's teacher was made (-1 = none yet).
 
-    Raises: UploadError where an id is unknown or repeated, or shapes do not fit.
+    Raises: UploadError where an id is unknown or repeated, shapes do not fit, or nothing was asked.
     """
     q = held["q"].copy() if "q" in held else np.zeros((len(rows), classes), np.float32)
     when = held["q_round"].copy() if "q_round" in held else np.full(len(rows), -1, np.int32)
     if received is not None:
         ids = received["i"]
+        if "asked" not in held:
+            raise UploadError("soft labels came for a client that sent no features")
         if received["q"].shape != (len(ids), classes) or len(np.unique(ids)) != len(ids):
             raise UploadError("soft labels do not fit their sample ids")
         if "pending" in held:
@@ -43,7 +46,7 @@ def teachers(held: Arrays, rows: Split, classes: int, received: Arrays | None, r
         positions = np.searchsorted(rows.ids, ids)
         if np.any(positions >= len(rows)) or np.any(np.asarray(rows.ids)[positions] != ids):
             raise UploadError("soft labels name samples that this client does not hold")
-        q[positions], when[positions] = received["q"], round
+        q[positions], when[positions] = received["q"], held["asked"]
     return {"q": q, "q_round": when}
 
 

@@ -41,7 +41,7 @@ def test_local_job_carries_the_experiment_and_copies_the_parameters() -> None:
     setting, data = toy_setting("local", local_epochs=2, momentum=0.5), toy_clients()[1]
     params = setting.initial()
     job = local_job(setting, 2, data, params)
-    assert (job.client, job.epochs, job.batch_size) == (1, 2, 8)
+    assert (job.client, job.epochs, job.batch_size) == (1, 2, 16)
     assert (job.momentum, job.weight_decay, job.learning_rate) == (0.5, 1e-3, setting.learning_rate(2))
     assert job.trainable == setting.model.parameter_names
     job.params["classifier.bias"].add_(1)

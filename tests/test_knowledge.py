@@ -36,12 +36,17 @@ def came(ids: list[int], value: float = 1.0) -> Arrays:
     return {"q": np.array([[i, value] for i in ids], np.float32), "i": np.array(ids, np.int32)}
 
 
+def asked(round: int) -> Arrays:
+    """State of a client whose last upload of features was in this round."""
+    return {"asked": np.array(round, np.int32)}
+
+
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=12, unique=True), st.randoms(use_true_random=False))
 def test_i8_teachers_find_their_sample_under_any_order(ids: list[int], shuffle: random.Random) -> None:
     rows = holder(sorted(ids))
     sent = [*ids]
     shuffle.shuffle(sent)
-    held = teachers({}, rows, 2, came(sent), round=4)
+    held = teachers(asked(4), rows, 2, came(sent))
     assert held["q"][:, 0].tolist() == rows.ids.tolist()
     assert held["q_round"].tolist() == [4] * len(ids)
     assert held["q"].dtype == np.float32
@@ -50,11 +55,11 @@ def test_i8_teachers_find_their_sample_under_any_order(ids: list[int], shuffle: 
 
 def test_teachers_are_kept_until_newer_ones_come() -> None:
     rows = holder([3, 5, 9])
-    none = teachers({}, rows, 2, None, round=0)
+    none = teachers({}, rows, 2, None)
     assert none["q_round"].tolist() == [-1, -1, -1]
-    first = teachers(none, rows, 2, came([9, 3], 1.0), round=2)
+    first = teachers({**none, **asked(2)}, rows, 2, came([9, 3], 1.0))
     assert first["q_round"].tolist() == [2, -1, 2]
-    second = teachers(first, rows, 2, came([5, 9], 2.0), round=7)
+    second = teachers({**first, **asked(7)}, rows, 2, came([5, 9], 2.0))
     assert second["q_round"].tolist() == [2, 7, 7]
     assert second["q"].tolist() == [[3, 1], [5, 2], [9, 2]]
     assert first["q_round"].tolist() == [2, -1, 2], "the state it was given is not written to"
@@ -75,14 +80,19 @@ def test_teachers_are_kept_until_newer_ones_come() -> None:
 )
 def test_i8_a_wrong_or_missing_id_raises(held: Arrays, received: Arrays, message: str) -> None:
     with pytest.raises(UploadError, match=message):
-        teachers(held, holder([3, 5, 9]), 2, received, round=1)
+        teachers({**asked(0), **held}, holder([3, 5, 9]), 2, received)
+
+
+def test_i8_teachers_that_were_never_asked_for_are_refused() -> None:
+    with pytest.raises(UploadError, match="sent no features"):
+        teachers({}, holder([3]), 2, came([3]))
 
 
 def test_wire_ids_are_mapped_back_at_home() -> None:
     """Rows 2 and 0 went up as wire ids 0 and 1: the teacher of wire id 0 belongs to sample 9."""
-    held = {"pending": np.array([9, 3], np.int32)}
+    held = {"pending": np.array([9, 3], np.int32), **asked(1)}
     received = {"q": np.array([[0.3, 0], [0.9, 0]], np.float32), "i": np.array([1, 0], np.int32)}
-    out = teachers(held, holder([3, 5, 9]), 2, received, round=1)
+    out = teachers(held, holder([3, 5, 9]), 2, received)
     assert out["q"][:, 0].tolist() == [np.float32(0.3), 0, np.float32(0.9)]
     assert out["q_round"].tolist() == [1, -1, 1]
 

@@ -81,7 +81,7 @@ class Config:
     server_batch: int = 256
     """rows per server step"""
     target_max_age: int = 0
-    """rounds after which a teacher logit is no longer used; 0 = no limit"""
+    """rounds after which a teacher logit is no longer used, from the round in which the server made it; 0 = no limit"""
     client_balanced: bool = False
     """each client weighs the same in the server head's loss, instead of each sample"""
     upload_labels: Literal["raw", "sampled", "none"] = "raw"
@@ -326,7 +326,7 @@ def finish(
     if level(setting, broadcast.round):
         out["weights"] = {n: new[n] for n in setting.model.names_upto(level(setting, broadcast.round))}
     if now and kind == "features":
-        new.update(_teachers(setting, client_state, broadcast, data))
+        new.update(_teachers(setting, client_state, broadcast, data), asked=np.array(broadcast.round, np.int32))
         ids = np.asarray(data.train.ids, dtype=np.int32)
         rows, wire = knowledge_rows.choose_rows(setting.seed, broadcast.round, data.client, ids, c.upload_fraction)
         z, p = (t.cpu().numpy() for t in heads.features(setting, params, now, job.x))
@@ -335,7 +335,8 @@ def finish(
         if c.upload_fraction < 1:
             new["pending"] = ids[rows]
     elif kind == "features" and any(cut(setting, t) for t in range(broadcast.round + 1, setting.rounds)):
-        new.update({n: v for n, v in client_state.items() if n in ("q", "q_round", "pending")})  # knowledge pauses
+        kept = ("q", "q_round", "asked", "pending")  # knowledge pauses
+        new.update({n: v for n, v in client_state.items() if n in kept})
     elif now and kind == "heads":
         out["heads"] = {n: new[n] for n in heads.names(now)}
     elif now and kind == "class_means":
@@ -369,7 +370,7 @@ def _load(setting: Setting, client_state: Arrays, broadcast: Broadcast, data: Cl
 
 def _teachers(setting: Setting, client_state: Arrays, broadcast: Broadcast, data: ClientData) -> Arrays:
     received = broadcast.own.get("soft_labels")
-    return knowledge_rows.teachers(client_state, data.train, setting.classes, received, broadcast.round)
+    return knowledge_rows.teachers(client_state, data.train, setting.classes, received)
 
 
 def _targets(setting: Setting, state: Arrays, broadcast: Broadcast, data: ClientData) -> dict[str, Tensor]:
