@@ -15,7 +15,7 @@ import textwrap
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -264,10 +264,17 @@ def parse_args(text: str, config: type[T], where: str) -> T:
     fields = {f.name: f for f in dataclasses.fields(config)}  # type: ignore[arg-type]
     unknown = sorted(set(table) - set(fields))
     if unknown:
-        known = ", ".join(f"{n} = {f.default!r}" for n, f in fields.items()) or "none"
-        raise ConfigError(f"{where}: unknown field {unknown[0]!r}; valid fields: {known}")
+        raise ConfigError(f"{where}: unknown field {unknown[0]!r}; valid fields: {_known(fields.values())}")
+    needed = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in table]
+    if needed:
+        raise ConfigError(f"{where}: {needed[0]} must be given; fields: {_known(fields.values())}")
     hints = typing.get_type_hints(config)
     return config(**{k: typed(f"{where}: {k}", v, hints[k]) for k, v in table.items()})
+
+
+def _known(fields: Iterable[dataclasses.Field[Any]]) -> str:
+    shown = (f.name if f.default is dataclasses.MISSING else f"{f.name} = {f.default!r}" for f in fields)
+    return ", ".join(shown) or "none"
 
 
 def typed(where: str, value: Any, hint: Any) -> Any:

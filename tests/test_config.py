@@ -267,3 +267,12 @@ def test_field_docs_skips_what_is_not_a_docstring_of_a_field() -> None:
         """of no field"""
 
     assert field_docs(Odd) == {"b": "of b"}
+
+
+def test_a_field_without_a_default_must_be_given() -> None:
+    """delta of the one-run audit has no default on purpose: no bound without it."""
+    from fedkd.attacks import one_run
+
+    with pytest.raises(ConfigError, match="delta must be given"):
+        parse_args("", one_run.Config, "attacks.args")
+    assert parse_args("delta = 1e-5", one_run.Config, "attacks.args").delta == 1e-5
