@@ -27,6 +27,13 @@ SHAPE, CLASSES = (1, 8, 8), 5
 SIZES = (19, 9, 26, 14)
 """Training samples of the four clients: unequal, and no multiple of the batch size."""
 ROUNDS = 6
+LEVELS = [4] * 5 + [3] * 3 + [2, 1]
+"""s(t) of "late" for L = 3 and R = 10: boundaries 5, 7.5 -> 8, 9."""
+STOP, FOLLOW = [3] * 8 + [0] * 2, [3] * 8 + [2, 1]
+PARAMETERS = {1: 16 * 9 + 16, 2: 32 * 16 * 9 + 32, 3: 128 * 64 + 64, 4: 64 * CLASSES + CLASSES}
+"""numbers in each block of ``cnn_small`` on the toy images; 4 = the classifier"""
+WIDTH = {1: 16 * 4 * 4, 2: 32 * 2 * 2, 3: 64}
+"""d_l after the 4x4 pool"""
 
 
 def toy_setting(method: str = "fedd2s", args: str = "", shape: tuple[int, ...] = SHAPE, **keys: Any) -> Setting:
@@ -41,6 +48,11 @@ def toy_setting(method: str = "fedd2s", args: str = "", shape: tuple[int, ...] =
         "method_args": args,
     }
     return settings.build(Experiment(**{**values, **keys}), shape, CLASSES)
+
+
+def block_of(name: str) -> int:
+    """1..L for blocks, L + 1 = 4 for the classifier."""
+    return 4 if name.startswith("classifier") else int(name[5])
 
 
 def refusal(call: Callable[[], object]) -> str:
