@@ -104,6 +104,6 @@ def copy_sources(target: Path) -> Path:
     for name in ("fedkd", "clients", "server", "simulations", "configs"):
         shutil.copytree(ROOT / name, target / name, ignore=ignored)
     shutil.copytree(ROOT / "tests" / "contracts", target / "tests" / "contracts", ignore=ignored)
-    for file in ("pyproject.toml", "tests/conftest.py"):
+    for file in ("pyproject.toml", "tests/conftest.py", "tests/toy.py"):
         shutil.copy2(ROOT / file, target / file)
     return target
