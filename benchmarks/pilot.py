@@ -22,7 +22,6 @@ METHODS = (
     "local-fashion_mnist-aux",
     "fedavg-fashion_mnist",
     "fedavg-fashion_mnist-local_epoch",
-    "fedavg-fashion_mnist-fine_tune",
     "fedavg-fashion_mnist-then_local",
     "fedper-fashion_mnist",
     "share_late-fashion_mnist",
@@ -31,6 +30,7 @@ METHODS = (
     "fedd2s-fashion_mnist-classifier_only",
     "fedd2s-fashion_mnist-heads",
     "fedd2s-fashion_mnist",
+    "fedavg-fashion_mnist-fine_tune",
 )
 
 PILOT = {
