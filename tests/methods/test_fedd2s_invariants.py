@@ -102,6 +102,55 @@ def test_without_a_cut_the_loss_is_cross_entropy_alone() -> None:
     assert set(job.trainable) == set(history.setting.model.parameter_names)
 
 
+def gradients(args: str) -> dict[str, torch.Tensor]:
+    """Gradients of a first round's loss (no teacher yet) at cut 3 by parameter; absent = None."""
+    setting = toy_setting(args=f'{args}, kd_after_drop = "follow"', num_server_rounds=10)
+    job = setting.module.prepare(setting, {}, Broadcast(0, 0, {}, {}), toy_clients()[0])
+    params = {name: v.clone().requires_grad_(True) for name, v in job.params.items()}
+    job.loss(params, job.x, job.y, job.targets).mean().backward()
+    return {name: v.grad for name, v in params.items() if v.grad is not None}
+
+
+def test_mu_scales_what_the_blocks_feel_and_the_head_learns_at_full_weight() -> None:
+    """mu CE(h(z)) + (1 - mu) CE(h(stopgrad z)): the blocks' gradient is linear in mu, g(0) that of CE(o_n, y) alone; the
+    head's does not depend on mu; the classifier's neither."""
+    none, quarter, full = (gradients(f"head_ce_weight = {mu}") for mu in (0.0, 0.25, 1.0))
+    alone = gradients('head_ce_weight = 0.0, knowledge = "none"')
+    for name, grad in alone.items():
+        assert torch.equal(none[name], grad), name
+        expected = grad + 0.25 * (full[name] - grad)
+        assert torch.allclose(quarter[name], expected, rtol=0, atol=1e-6), name
+        assert torch.equal(full[name], grad) == (block_of(name) == 4), name
+    for name in heads.names(3):
+        assert full[name].abs().max() > 1e-3
+        assert torch.allclose(none[name], full[name], rtol=0, atol=1e-6)
+        assert torch.allclose(quarter[name], full[name], rtol=0, atol=1e-6)
+
+
+def test_warm_heads_learn_on_detached_features() -> None:
+    """Heads of the other cuts get a gradient, and the blocks get the bits that they get without warm heads."""
+    warm, cold = gradients("warm_heads = true"), gradients("warm_heads = false")
+    assert set(warm) - set(cold) == {*heads.names(1), *heads.names(2)}
+    assert all(torch.equal(warm[name], grad) for name, grad in cold.items())
+    assert all(warm[name].any() for name in heads.names(1) + heads.names(2))
+
+
+def test_the_kl_term_is_linear_in_its_weight_and_both_adds_it_on_the_output() -> None:
+    """lam_c KL(q || h(z)), and with kd_target "both" + lam_c KL(q || o_n), q as delivered."""
+
+    def value(args: str) -> tuple[float, Job, Setting]:
+        setting = toy_setting(args=f'schedule = "fixed", fixed_level = 2, kd_after_drop = "follow"{args}', num_server_rounds=3)
+        job = job_of(history, 1, n, kl_alone(setting))
+        return float(job.loss(job.params, job.x, job.y, job.targets).mean()), job, setting
+
+    history, n = fixed(2, "head_pool = 4")
+    whole, job, setting = value("")
+    half, both = value(", kd_weight_client = 0.5")[0], value(', kd_target = "both"')[0]
+    out = setting.model.forward(job.params, job.x)[1]
+    assert half == pytest.approx(whole / 2, rel=1e-5)
+    assert both - whole == pytest.approx(float(setting.distillation(out, job.targets["q"], None).mean()), rel=1e-4)
+
+
 def test_i11_the_distillation_term() -> None:
     """T^2 sum_c p (log p - log q) with p, q = softmax(. / T), T the method's temperature; 0 at equality; T = 1 is plain KL;
     the teacher gets no gradient; a batch's mean is over the samples that have a teacher."""
