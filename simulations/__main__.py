@@ -213,7 +213,10 @@ def _of_folder(folder: Path, sets: Any) -> Experiment:
         raise ConfigError(f"{folder} is not a run folder: it has no config.toml")
     import tomllib
 
-    flat = tomllib.loads(config.read_text(encoding="utf-8"))
+    try:
+        flat = tomllib.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{config} is damaged: {error}") from None
     for text in sets:
         key, _, value = text.partition("=")
         flat[key] = runs_of._value(value)

@@ -121,6 +121,10 @@ def test_resume_refuses_what_is_no_run(tmp_path: Path, finished: Path) -> None:
     result = call("resume", tmp_path)
     assert result.exit_code == 2
     assert "is not a run folder: it has no config.toml" in result.stderr
+    (tmp_path / "config.toml").write_text('"seed" = 0\n"num-cli')
+    damaged = call("resume", tmp_path)
+    assert damaged.exit_code == 2
+    assert "config.toml is damaged" in damaged.stderr
     other = call("resume", finished, "--set", "learning-rate=0.5")
     assert other.exit_code == 2
     assert "holds no run to resume" in other.stderr
