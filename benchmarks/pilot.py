@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -83,15 +84,11 @@ def run_missing(output: str, seeds: str, processes: int) -> int:
         while waiting and len(running) < processes:
             name = waiting.pop(0)
             running[name] = _start(name, output, seeds)
-        name, process = next(iter(running.items()))
-        for name, process in running.items():
-            if process.poll() is not None:
-                break
-        else:
-            process.wait()
-        worst = max(worst, process.wait())
-        print(f"{name}: exit code {process.returncode}", flush=True)
-        del running[name]
+        for name in [n for n, process in running.items() if process.poll() is not None]:
+            code = running.pop(name).wait()
+            worst = max(worst, code)
+            print(f"{name}: exit code {code}", flush=True)
+        time.sleep(0.2)
     return worst
 
 
@@ -128,7 +125,8 @@ def _pairs_table(comparison: dict[str, object]) -> str:
     for p in pairs:
         each = ", ".join(f"{x:+.2f}" for x in p["per_seed"])  # type: ignore[attr-defined]
         lines.append(
-            f"| {p['minuend']} minus {p['subtrahend']} | {p['mean']:+.2f} | [{p['low']:+.2f}, {p['high']:+.2f}] | {p['sd']:.2f} | {each} |"
+            f"| {p['minuend']} minus {p['subtrahend']} | {p['mean']:+.2f} | [{p['low']:+.2f}, {p['high']:+.2f}] "
+            f"| {p['sd']:.2f} | {each} |"
         )
     return "\n".join(lines)
 

@@ -105,6 +105,9 @@ def compare(
         except RunError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(runs_of.FAILED) from None
+        except KeyboardInterrupt as stopped:
+            print(stopped or "interrupted; the same command goes on where it was", file=sys.stderr)
+            raise typer.Exit(runs_of.INTERRUPTED) from None
     if format == "json":
         out.print_json(data=result.json)
     else:

@@ -23,7 +23,13 @@ def catalogue(slots: Iterable[str]) -> list[dict[str, Any]]:
                 continue
             docs = field_docs(config)
             rows += [
-                {"slot": slot, "name": name, "field": f.name, "default": "required" if f.default is dataclasses.MISSING else repr(f.default), "meaning": docs.get(f.name, "")}
+                {
+                    "slot": slot,
+                    "name": name,
+                    "field": f.name,
+                    "default": "required" if f.default is dataclasses.MISSING else repr(f.default),
+                    "meaning": docs.get(f.name, ""),
+                }
                 for f in dataclasses.fields(config)
             ]
     return rows

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedkd.errors import ConfigError, RunError
-from simulations.run import DONE, WITH_FAILURES, execute, folders_of, load
+from simulations.run import DONE, INTERRUPTED, WITH_FAILURES, execute, folders_of, load
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ def compare_configs(
                 outcome = execute(one, grid)
                 if outcome.code == 2:
                     raise ConfigError(f"{path.name}: {outcome.reason}")
+                if outcome.code == INTERRUPTED:
+                    raise KeyboardInterrupt(outcome.reason)
                 if outcome.code not in (DONE, WITH_FAILURES):
                     raise RunError(f"{path.name}, seed {seed}: {outcome.reason}")
                 code = max(code, outcome.code)

@@ -119,10 +119,8 @@ def _experiment(experiment: Experiment) -> Iterator[Finding]:
         yield Finding(
             "configuration", True, f"{experiment.method_name} on {experiment.model_name}, L = {setting.model.blocks} blocks"
         )
-        norm = "has BatchNorm: its statistics are averaged, it cannot be stacked or trained with DP-SGD"
-        yield Finding(
-            "model", not setting.model.has_batch_norm, norm if setting.model.has_batch_norm else "no BatchNorm", "use GroupNorm"
-        )
+        norm = "has BatchNorm: FedAvg averages its statistics; it cannot be stacked or trained with DP-SGD (GroupNorm can)"
+        yield Finding("model", True, norm if setting.model.has_batch_norm else "no BatchNorm")
     except ConfigError as error:
         yield Finding("configuration", False, str(error), "correct the configuration")
         return

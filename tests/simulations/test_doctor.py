@@ -95,8 +95,11 @@ def test_the_configuration_is_checked(tmp_path: Path) -> None:
     assert not finding["ok"]
     assert "fixed_level" in finding["detail"]
     norm = small(tmp_path, model_name="cnn_small", model_args='norm = "batch"')
-    assert not found("model", experiment=norm)["ok"]
-    assert found("model", experiment=small(tmp_path))["ok"]
+    assert "BatchNorm" in found("model", experiment=norm)["detail"]  # works with FedAvg, so it is said, not refused
+    assert found("model", experiment=small(tmp_path))["detail"] == "no BatchNorm"
+    refused = small(tmp_path, method_name="fedd2s", model_name="cnn_small", model_args='norm = "batch"')
+    assert "BatchNorm" in found("configuration", experiment=refused)["detail"]
+    assert not found("configuration", experiment=refused)["ok"]
 
 
 def test_missing_data_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

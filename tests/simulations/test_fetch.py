@@ -45,14 +45,10 @@ def check(raw: Path) -> None:
     assert {path.name: path.read_bytes() for path in raw.iterdir()} == FILES
 
 
-def test_package_is_downloaded_unpacked_and_checked(
-    machine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_package_is_downloaded_unpacked_and_checked(machine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = tmp_path / "content"
     put(content / fashion_mnist.DEBIAN.relative_to("/"))
-    program(
-        machine, "apt-get", 'test "$1 $2" = "download dataset-fashion-mnist" && : > dataset-fashion-mnist_0_all.deb'
-    )
+    program(machine, "apt-get", 'test "$1 $2" = "download dataset-fashion-mnist" && : > dataset-fashion-mnist_0_all.deb')
     program(machine, "dpkg-deb", f'test "$1" = -x && test -f "$2" && cp -r "{content}" "$3"')
     raw = fetch.fetch_fashion_mnist(tmp_path / "root")
     assert raw == tmp_path / "root" / "FashionMNIST" / "raw"
