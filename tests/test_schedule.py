@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedkd.schedule import boundary, build
@@ -201,6 +201,8 @@ def test_levels_and_cuts_stay_in_bounds(
 
 
 @given(percent=st.integers(0, 100), rounds=st.integers(1, 1000))
+@example(percent=7, rounds=100)  # 0.07 * 100 = 7.000000000000001
+@example(percent=29, rounds=100)  # 0.29 * 100 = 28.999999999999996
 def test_boundary_is_the_exact_ceiling(percent: int, rounds: int) -> None:
-    """ceil(a R) in integers: -(-percent R // 100), whatever a float makes of the fraction (0.29 * 100 = 28.999...)."""
+    """ceil(a R) in integers: -(-percent R // 100), whatever a float makes of the fraction."""
     assert boundary(percent / 100, rounds) == -(-percent * rounds // 100)
