@@ -197,7 +197,7 @@ def test_unknown_clients_are_refused(folder: Path, n: int) -> None:
 def test_opening_and_reading_are_quick(folder: Path) -> None:
     def best(call: Any) -> float:
         times = []
-        for _ in range(7):
+        for _ in range(40):  # the machine may be busy: the best of many
             start = time.perf_counter()
             call()
             times.append(time.perf_counter() - start)
