@@ -18,7 +18,7 @@ from simulations.run import DONE, FAILED, execute, folders_of, load
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 SIZE = ("num-server-rounds=20", "num-clients=12", "report=false")
-"""The demo is the study's configurations at a size that two cores finish in about a minute."""
+"""The demo is the study's configurations at a size that two cores finish in about three minutes."""
 
 IN_PROCESS = ("local-digits", "fedavg-digits", "fedavg-digits-fine_tune", "fedavg-digits-then_local", "fedper-digits")
 ON_FLOWER = ("fedd2s-digits-kd_only", "fedd2s-digits")
