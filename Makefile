@@ -37,7 +37,7 @@ check-determinism: $(STAMP)  ## one hash over grids, workers and nodes
 check-resume: $(STAMP)       ## kill at every fault point and at random; resumed = undisturbed
 	$(BIN)/python -m simulations check-resume
 
-study: $(STAMP) data    ## the table of docs/results: ten seeds of the pilot's demo regime (about half an hour)
+study: $(STAMP) data    ## the table of docs/results: ten seeds of the pilot's demo regime (an hour or more on two cores)
 	$(BIN)/python -m benchmarks.pilot
 
 clean:
