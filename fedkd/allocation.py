@@ -96,9 +96,7 @@ def refuse_overlap(allocation: Allocation) -> None:
     held = np.concatenate([allocation.held(c) for c in range(len(allocation.parts["train"]))])
     rows, times = np.unique(held, return_counts=True)
     if (times > 1).any():
-        raise DataError(
-            f"row {rows[times > 1][0]} of the data set is held twice (train and test overlap, or two clients)"
-        )
+        raise DataError(f"row {rows[times > 1][0]} of the data set is held twice (train and test overlap, or two clients)")
     unseen = np.concatenate([np.zeros(0, dtype=np.int64), *allocation.parts["extra"]])
     outside = allocation.canaries.rows[~allocation.canaries.member]
     for what, other in (
@@ -108,9 +106,7 @@ def refuse_overlap(allocation: Allocation) -> None:
     ):
         both = np.intersect1d(rows, other)
         if len(both):
-            raise DataError(
-                f"row {both[0]} of the data set is {what} and yet held by a client (train and test overlap)"
-            )
+            raise DataError(f"row {both[0]} of the data set is {what} and yet held by a client (train and test overlap)")
 
 
 def _drawn(e: Experiment, available: int) -> Indices:
@@ -131,9 +127,7 @@ def _canaries(e: Experiment, rows: Indices, labels: Array, classes: int) -> Cana
     return Canaries(chosen, true, given, stream.random(len(chosen)) < 0.5)
 
 
-def _unseen(
-    e: Experiment, labels: Array, own: list[Indices], free: npt.NDArray[np.bool_], classes: int
-) -> list[Indices]:
+def _unseen(e: Experiment, labels: Array, own: list[Indices], free: npt.NDArray[np.bool_], classes: int) -> list[Indices]:
     """Per client ``extra_test`` free rows in its own label proportions, fewer where a class has no more."""
     if e.extra_test == 0:
         return [np.zeros(0, dtype=np.int64) for _ in own]

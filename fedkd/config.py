@@ -15,7 +15,7 @@ import textwrap
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -38,6 +38,8 @@ class Experiment:
     """seed of everything that must repeat: partition, initial weights, client sampling, batch order"""
     seeds: str = ""
     """several seeds in one start of Flower and Ray, e.g. "0,1,2"; empty = `seed` alone"""
+    variants: str = ""
+    """several runs in one start of Flower and Ray: a JSON list of tables of keys to change; empty = this run alone"""
     num_server_rounds: int = 40
     """rounds, at least 1"""
     num_clients: int = 20
@@ -162,6 +164,16 @@ class Experiment:
             raise ConfigError(f"seeds = {self.seeds!r} names a seed twice; each seed has one run folder")
         return seeds
 
+    def runs(self) -> list[Experiment]:
+        """Each run of this start, in order: every variant with every seed. A run's own `seeds` and `variants` are empty.
+
+        Raises: ConfigError where ``variants`` is not a JSON list of tables of known keys, or changes what one start fixes.
+        """
+        variants = _variants_of(self.variants) if self.variants.strip() else [{}]
+        base = {**self.to_run_config(), "variants": ""}
+        changed = [experiment_from({**base, **v}) if v else dataclasses.replace(self, variants="") for v in variants]
+        return [dataclasses.replace(e, seed=s, seeds="") for e in changed for s in e.seed_list()]
+
     def to_run_config(self) -> dict[str, Scalar]:
         """The flat kebab-case form that Flower takes."""
         return {key_of(f.name): getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -179,6 +191,7 @@ NOT_IN_HASH = frozenset(
         "label",
         "seed",
         "seeds",
+        "variants",
         "data.root",
         "record",
         "gpus-per-worker",
@@ -204,6 +217,38 @@ NOT_IN_HASH = frozenset(
     ]
 )
 """Keys that say how a run travels and what it tolerates, never what it computes."""
+
+ONE_START = frozenset(["num-nodes", "workers", "cpus-per-worker", "gpus-per-worker", "node-wait-s", "seeds", "variants"])
+"""Keys that one start of Flower and Ray fixes: no variant may change them."""
+
+
+def together(runs: Sequence[Experiment]) -> Experiment:
+    """One experiment whose ``runs()`` are these, so that they share one start of Flower and Ray.
+
+    Raises: ConfigError where two differ in what one start fixes.
+    """
+    first = runs[0]
+    if len(runs) == 1:
+        return first
+    base = first.to_run_config()
+    variants = [{k: v for k, v in run.to_run_config().items() if v != base[k]} for run in runs]
+    return dataclasses.replace(first, variants=json.dumps(variants))
+
+
+def _variants_of(text: str) -> list[dict[str, Scalar]]:
+    try:
+        variants = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"variants is not JSON: {error}") from None
+    if not isinstance(variants, list) or not variants or not all(isinstance(v, dict) for v in variants):
+        raise ConfigError('variants must be a JSON list of tables, e.g. [{"seed": 0}, {"seed": 1, "learning-rate": 0.1}]')
+    for variant in variants:
+        fixed = sorted(set(variant) & ONE_START)
+        if fixed:
+            raise ConfigError(
+                f"a variant cannot change {fixed[0]}: one start of Flower and Ray fixes {', '.join(sorted(ONE_START))}"
+            )
+    return variants
 
 
 def key_of(field_name: str) -> str:
@@ -348,3 +393,5 @@ def _check_ranges(e: Experiment) -> None:
     if e.momentum >= 1:
         raise ConfigError(f"momentum = {e.momentum}; valid: 0 up to, not including, 1")
     e.seed_list()
+    if e.variants.strip():
+        e.runs()

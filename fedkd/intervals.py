@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special, stats
 
+from fedkd.spread import finite
+
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -121,7 +123,7 @@ def t_interval(values: Numbers, level: float = 0.95) -> tuple[float, float, floa
 
     Raises: ValueError for no or non-finite values.
     """
-    sample = _finite(values)
+    sample = finite(values)
     mean = float(sample.mean())
     if sample.size < 2:
         return mean, math.nan, math.nan, math.nan
@@ -135,26 +137,7 @@ def paired_t(a: Numbers, b: Numbers, level: float = 0.95) -> tuple[float, float,
 
     Raises: ValueError for different lengths, no or non-finite values.
     """
-    first, second = _finite(a), _finite(b)
+    first, second = finite(a), finite(b)
     if first.shape != second.shape:
         raise ValueError(f"paired samples need equal lengths, got {first.size} and {second.size}")
     return t_interval(first - second, level)
-
-
-def worst_decile(values: Numbers) -> float:
-    """Mean of the lowest ceil(10 %) of [n] values: 20 clients give the mean of the two worst.
-
-    Raises: ValueError for no or non-finite values.
-    """
-    sample = np.sort(_finite(values))
-    count = math.ceil(sample.size / 10 - 1e-9)
-    return float(sample[:count].mean())
-
-
-def _finite(values: Numbers) -> Floats:
-    sample = np.asarray(values, dtype=np.float64)
-    if sample.ndim != 1 or sample.size == 0:
-        raise ValueError("needs a list of at least one number")
-    if not np.isfinite(sample).all():
-        raise ValueError("values must be finite")
-    return sample

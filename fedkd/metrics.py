@@ -37,8 +37,8 @@ from fedkd.intervals import (
     rate_ratio,
     t_interval,
     trials_for_zero_hits,
-    worst_decile,
 )
+from fedkd.spread import worst_decile
 
 __all__ = [
     "AucMoments",

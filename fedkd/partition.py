@@ -169,9 +169,7 @@ def _tries(config: Any, cells: int) -> int:
 
 def _check(config: Any, labels: Array, classes: Array, groups: Array | None, clients: int, least: int) -> None:
     if clients < 1 or clients > len(labels):
-        raise ConfigError(
-            f"num-clients = {clients}, but there are {len(labels)} samples; each client needs one or more"
-        )
+        raise ConfigError(f"num-clients = {clients}, but there are {len(labels)} samples; each client needs one or more")
     if clients * least > len(labels):
         raise ConfigError(
             f"min-client-samples = {least} for {clients} clients needs {clients * least} samples; there are "

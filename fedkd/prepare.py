@@ -8,6 +8,7 @@ the data set's library or flwr-datasets. Files: ``x.npy``, ``y.npy`` (a sample's
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -73,6 +74,9 @@ def prepare(experiment: Experiment, state_root: Path) -> Path:
         raise ConfigError(f"cannot write prepared data below {target.parent}: {error.strerror}") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # refused: nothing is left behind, not even the folders that were made for it
+            target.parent.rmdir()
+            state_root.rmdir()
     return target
 
 

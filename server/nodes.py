@@ -41,9 +41,12 @@ def wait_for_nodes(grid: Grid, count: int, seconds: float) -> list[int]:
         time.sleep(0.1)
 
 
-def greet(grid: Grid, nodes: Sequence[int], seed: int, seconds: float) -> list[Hello]:
-    """Ask every node who it is. Raises: WaitExpired where one stays silent; RunError for an error or another protocol."""
-    content = {"config": codec.config_record({"protocol": codec.PROTOCOL, "seed": seed})}
+def greet(grid: Grid, nodes: Sequence[int], index: int, seconds: float) -> list[Hello]:
+    """Ask every node who it is in run ``index`` of this start.
+
+    Raises: WaitExpired where one stays silent; RunError for an error or another protocol.
+    """
+    content = {"config": codec.config_record({"protocol": codec.PROTOCOL, "index": index})}
     messages = [Message(RecordDict(dict(content)), dst_node_id=n, message_type="query.hello") for n in nodes]
     hellos: list[Hello] = []
     for reply in grid.send_and_receive(messages, timeout=seconds):

@@ -12,9 +12,9 @@ import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from clients import codec
-from fedkd import metrics as statistics
 from fedkd.errors import UploadError
 from fedkd.fixed_point import Sums
+from fedkd.spread import worst_decile
 from fedkd.store import NEVER
 from fedkd.types import Array, Schema, Upload
 from fedkd.uploads import Uploads, check
@@ -247,7 +247,7 @@ def spread(accuracies: list[float]) -> dict[str, float]:
     return {
         "accuracy_mean": mean,
         "accuracy_std": math.sqrt(variance),
-        "accuracy_worst_decile": float(statistics.worst_decile(accuracies)),
+        "accuracy_worst_decile": float(worst_decile(accuracies)),
     }
 
 

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +38,19 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def run_all(grid: Grid, experiment: Experiment, on_round: OnRound | None = None) -> list[Path]:
-    """Run each seed in order and return the run folders.
+    """Run each variant and seed in order and return the run folders.
 
     Raises: ConfigError before anything starts; RunError, WaitExpired or OSError after writing ``status.json``.
     """
     one_thread()
     folders: list[Path] = []
-    runs = [replace(experiment, seed=s, seeds="") for s in experiment.seed_list()]
+    runs = experiment.runs()
     for run in runs:
         check_before_start(run)
-    for run in runs:
+    for index, run in enumerate(runs):
         folder = open_folder(run)
         folders.append(folder)
-        _guarded(folder, lambda run=run, folder=folder: _run(grid, run, folder, on_round))  # type: ignore[misc]
+        _guarded(folder, partial(_run, grid, run, index, folder, on_round))
     return folders
 
 
@@ -91,11 +91,11 @@ def _status(folder: Path, code: int, status: str, error: BaseException | None) -
         print(f"cannot write {folder / 'status.json'}: {reason}", file=sys.stderr, flush=True)
 
 
-def _run(grid: Grid, experiment: Experiment, folder: Path, on_round: OnRound | None) -> None:
+def _run(grid: Grid, experiment: Experiment, index: int, folder: Path, on_round: OnRound | None) -> None:
     started = time.perf_counter()
     (folder / "status.json").unlink(missing_ok=True)
     nodes = wait_for_nodes(grid, experiment.num_nodes, experiment.node_wait_s)
-    hellos = greet(grid, nodes, experiment.seed, experiment.node_wait_s)
+    hellos = greet(grid, nodes, index, experiment.node_wait_s)
     data, sizes = _data(experiment, hellos)
     setting = check_before_start(experiment)
     home = place(hellos, experiment.num_clients, sizes)
@@ -106,7 +106,7 @@ def _run(grid: Grid, experiment: Experiment, folder: Path, on_round: OnRound | N
     if not experiment.resume or not (folder / "environment.json").exists():
         write_start(folder, experiment, data, _facts(grid, hellos, data))
     strategy = MethodStrategy(
-        setting, [h.node for h in hellos], home, sizes, run_id(experiment), commit, lines, folder, on_round
+        setting, [h.node for h in hellos], home, sizes, run_id(experiment), index, commit, lines, folder, on_round
     )
     strategy.start(grid)
     _finish(experiment, setting, strategy, folder, time.perf_counter() - started, resumed_at)

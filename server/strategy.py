@@ -37,12 +37,14 @@ class MethodStrategy(Strategy):
         home: Array,
         sizes: Array | None,
         run: str,
+        index: int,
         commit: Commit,
         lines: Lines,
         folder: Path,
         on_round: OnRound | None = None,
     ) -> None:
-        self.setting, self.nodes, self.home, self.sizes, self.run = setting, nodes, home, sizes, run
+        self.setting, self.nodes, self.home, self.sizes = setting, nodes, home, sizes
+        self.run, self.index = run, index
         self.commit, self.lines, self.folder, self.on_round = commit, lines, folder, on_round
         self.method = setting.module
         self.round = self._open(max(0, commit.round))
@@ -262,7 +264,7 @@ class MethodStrategy(Strategy):
             {
                 "protocol": codec.PROTOCOL,
                 "run": self.run,
-                "seed": self.setting.seed,
+                "index": self.index,
                 "round": number,
                 "clients": clients,
                 "versions": [int(self.commit.versions[c]) for c in clients],

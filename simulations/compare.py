@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fedkd.config import Experiment, together
 from fedkd.errors import ConfigError, RunError
-from simulations.run import DONE, INTERRUPTED, WITH_FAILURES, execute, folders_of, load
+from simulations.run import DONE, INTERRUPTED, USAGE, WITH_FAILURES, execute, folders_of, load
 
 
 @dataclass(frozen=True)
@@ -35,25 +36,35 @@ def compare_configs(
 
     Raises: ConfigError for a wrong configuration, or runs that may not be compared.
     """
-    folders: list[Path] = []
-    code = DONE
-    root = Path()
-    for path in configs:
-        experiment = load(path, settings, output=output, seeds=seeds, workers=workers, report=False)
-        root = Path(experiment.output)
-        for seed, folder in zip(experiment.seed_list(), folders_of(experiment), strict=True):
+    experiments = [load(p, settings, output=output, seeds=seeds, workers=workers, report=False) for p in configs]
+    root = Path(experiments[0].output)
+    missing: list[tuple[Path, Experiment]] = []
+    for path, experiment in zip(configs, experiments, strict=True):
+        for run, folder in zip(experiment.runs(), folders_of(experiment), strict=True):
             if not (folder / "summary.json").exists():
-                one = replace(experiment, seed=seed, seeds="", resume=(folder / "config.toml").exists())
-                outcome = execute(one, grid)
-                if outcome.code == 2:
-                    raise ConfigError(f"{path.name}: {outcome.reason}")
-                if outcome.code == INTERRUPTED:
-                    raise KeyboardInterrupt(outcome.reason)
-                if outcome.code not in (DONE, WITH_FAILURES):
-                    raise RunError(f"{path.name}, seed {seed}: {outcome.reason}")
-                code = max(code, outcome.code)
-            folders.append(folder)
+                missing.append((path, replace(run, resume=(folder / "config.toml").exists())))
+    code = DONE
+    for path, experiment in _starts(missing, grid):
+        outcome = execute(experiment, grid)
+        if outcome.code == USAGE:
+            raise ConfigError(f"{path.name}: {outcome.reason}")
+        if outcome.code == INTERRUPTED:
+            raise KeyboardInterrupt(outcome.reason)
+        if outcome.code not in (DONE, WITH_FAILURES):
+            raise RunError(f"{path.name}, seed {experiment.seed}: {outcome.reason}")
+        code = max(code, outcome.code)
+    folders = [folder for experiment in experiments for folder in folders_of(experiment)]
     return report_on(folders, root / "comparison", baseline, code)
+
+
+def _starts(runs: Sequence[tuple[Path, Experiment]], grid: str) -> list[tuple[Path, Experiment]]:
+    """What is started: each run by itself in process; on Flower's grid all in one, as a start takes longer than most runs.
+
+    Raises: ConfigError where configurations differ in what one start fixes.
+    """
+    if grid == "inprocess" or not runs:
+        return list(runs)
+    return [(runs[0][0], together([run for _, run in runs]))]
 
 
 def report_on(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fedkd.config import Experiment, experiment_from, read_config
+from fedkd.config import Experiment, experiment_from, read_config, together
 from fedkd.errors import ConfigError, RunError, WaitExpired
 
 GRIDS = ("inprocess", "flower")
@@ -82,10 +82,10 @@ def provenance() -> str:
 
 
 def folders_of(experiment: Experiment) -> list[Path]:
-    """The run folder of each seed."""
+    """The run folder of each variant and seed."""
     from server.run_folder import folder_of
 
-    return [folder_of(replace(experiment, seed=s, seeds="")) for s in experiment.seed_list()]
+    return [folder_of(run) for run in experiment.runs()]
 
 
 def execute(
@@ -103,17 +103,15 @@ def execute(
     except ConfigError as error:
         return Outcome(USAGE, str(error))
     folders = folders_of(experiment)
-    if "--grid" not in experiment.command:
-        seeds = f"--seed {experiment.seed}" if not experiment.seeds else f"--seeds {experiment.seeds}"
-        experiment = replace(experiment, command=f"{experiment.command} --grid {grid} {seeds}")
+    runs = [replace(run, trusted=True, command=_command(run, grid)) for run in experiment.runs()]
     try:
         with ExitStack() as stack:
             if watch is not None:
                 stack.enter_context(watch(folders[0]))
             if grid == "inprocess":
-                _in_process(experiment)
+                _in_process(together(runs))
             else:
-                _on_flower(experiment, folders, port)
+                _on_flower(runs, folders, port)
     except KeyboardInterrupt:
         return Outcome(INTERRUPTED, f"interrupted; go on with: python -m simulations resume {_unfinished(folders)}", folders)
     except ConfigError as error:
@@ -129,6 +127,11 @@ def execute(
     codes = [read_status(f) for f in folders]
     worst = max(codes, key=lambda c: c[0])
     return Outcome(worst[0], worst[1], folders)
+
+
+def _command(run: Experiment, grid: str) -> str:
+    """The command line that repeats this one run."""
+    return run.command if "--grid" in run.command else f"{run.command} --grid {grid} --seed {run.seed}"
 
 
 def read_status(folder: Path) -> tuple[int, str]:
@@ -157,8 +160,7 @@ def _preflight(experiment: Experiment, grid: str) -> None:
         )
     from fedkd.prepare import prepare
 
-    for seed in experiment.seed_list():
-        run = replace(experiment, seed=seed, seeds="")
+    for run in experiment.runs():
         check_before_start(run)
         check_folder(run)
         prepare(run, state_root_of(run))
@@ -168,7 +170,6 @@ def _in_process(experiment: Experiment) -> None:
     from server.server_app import run_all
     from simulations.grids.inprocess import InProcessGrid
 
-    experiment = replace(experiment, trusted=True)
     with _closing(InProcessGrid(experiment.to_run_config(), experiment.num_nodes, experiment.workers)) as grid:
         run_all(grid, experiment)
 
@@ -181,25 +182,26 @@ def _closing(grid: Any) -> Iterator[Any]:
         grid.close()
 
 
-def _on_flower(experiment: Experiment, folders: Sequence[Path], port: int) -> None:
-    """Submit to a private SuperLink; where a worker died, resume from the last commit.
+def _on_flower(runs: Sequence[Experiment], folders: Sequence[Path], port: int) -> None:
+    """Submit to a private SuperLink; where a worker died, go on from the last commit.
 
     Raises: RunError, WaitExpired; ConfigError for a port in use.
     """
     from simulations.grids.flower import follow, submit, superlink
 
-    run = replace(experiment, trusted=True)
+    left = list(zip(runs, folders, strict=True))
     last = _progress(folders)
     lost = 0
     while True:
+        mine = [folder for _, folder in left]
         with superlink(port=port) as link:
-            for folder in folders:
+            for folder in mine:
                 (folder / "status.json").unlink(missing_ok=True)
-            flower_run = submit(link, run)
-            budget = experiment.node_wait_s + experiment.round_timeout_s * experiment.num_server_rounds * len(folders)
-            said = follow(link, flower_run, lambda: all((f / "status.json").exists() for f in folders), budget)
+            flower_run = submit(link, together([run for run, _ in left]))
+            budget = sum(run.node_wait_s + run.round_timeout_s * run.num_server_rounds for run, _ in left)
+            said = follow(link, flower_run, lambda mine=mine: _ended(mine), budget)  # type: ignore[misc]
             log = link.log(flower_run) if said else ""
-        codes = [read_status(f) for f in folders]
+        codes = [read_status(f) for f in mine]
         if all(code in (DONE, WITH_FAILURES) for code, _ in codes):
             return
         worker_lost = any("WorkerLost" in reason for _, reason in codes)
@@ -211,7 +213,19 @@ def _on_flower(experiment: Experiment, folders: Sequence[Path], port: int) -> No
                 raise WaitExpired(reason)
             raise RunError(f"{reason} {said} {log[-800:]}".strip())
         print(f"a worker died; resuming from the last committed round ({lost} of {RESUMES})", file=sys.stderr, flush=True)
-        run = replace(run, resume=True)
+        left = [_again(r, f) for (r, f), (code, _) in zip(left, codes, strict=True) if code not in (DONE, WITH_FAILURES)]
+
+
+def _ended(folders: Sequence[Path]) -> bool:
+    """Whether every run has said how it ended, or one has failed: the runs behind it in the same start do not begin."""
+    codes = [read_status(f)[0] if (f / "status.json").exists() else None for f in folders]
+    return None not in codes or any(code not in (None, DONE, WITH_FAILURES) for code in codes)
+
+
+def _again(run: Experiment, folder: Path) -> tuple[Experiment, Path]:
+    """The run as it must be submitted again: resumed where it has begun."""
+    begun = (folder / "status.json").exists() and (folder / "config.toml").exists()
+    return (replace(run, resume=True, overwrite=False) if begun else run), folder
 
 
 def _progress(folders: Sequence[Path]) -> list[int]:

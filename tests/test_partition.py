@@ -58,9 +58,7 @@ def test_iid_sizes_differ_by_one_and_all_classes_are_there() -> None:
 
 def test_alpha_rules_the_classes_per_client() -> None:
     present = {
-        alpha: np.mean(
-            [len(np.unique(LABELS[p])) for p in partition("dirichlet", f"alpha = {alpha}", LABELS, None, 20, 5, 0)]
-        )
+        alpha: np.mean([len(np.unique(LABELS[p])) for p in partition("dirichlet", f"alpha = {alpha}", LABELS, None, 20, 5, 0)])
         for alpha in (0.1, 0.5, 100.0)
     }
     assert present[0.1] < 6 < present[0.5] < present[100.0] == 10
@@ -225,9 +223,7 @@ def test_single_samples_of_a_class_train() -> None:
 
 
 def test_split_depends_on_seed_and_client_and_repeats() -> None:
-    draws = [
-        split(LABELS, np.arange(100), seed, client)[2].tolist() for seed, client in ((0, 0), (0, 0), (1, 0), (0, 1))
-    ]
+    draws = [split(LABELS, np.arange(100), seed, client)[2].tolist() for seed, client in ((0, 0), (0, 0), (1, 0), (0, 1))]
     assert draws[0] == draws[1]
     assert draws[0] != draws[2]
     assert draws[0] != draws[3]

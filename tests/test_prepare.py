@@ -125,9 +125,7 @@ def test_a_finished_folder_needs_no_library(folder: Path) -> None:
         "print([m for m in ('flwr_datasets', 'datasets', 'sklearn', 'torch') if m in sys.modules])"
     )
     root = Path(__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
 
 

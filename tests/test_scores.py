@@ -20,9 +20,7 @@ def write(folder: Path, text: str, name: str = "scores.csv") -> Path:
 def test_columns_in_any_order_and_extra_ones_ignored(tmp_path: Path) -> None:
     path = write(tmp_path, "group,score,note,member,id\na,0.5,x,true,r1\nb,-1e3,y,0,r2\n")
     table = read(path)
-    by_score = dict(
-        zip(table.score.tolist(), zip(table.member.tolist(), table.group.tolist(), strict=True), strict=True)
-    )
+    by_score = dict(zip(table.score.tolist(), zip(table.member.tolist(), table.group.tolist(), strict=True), strict=True))
     assert by_score == {0.5: (True, "a"), -1000.0: (False, "b")}
     assert len(table.sha256) == 64
     assert table.source == "scores.csv"

@@ -56,8 +56,6 @@ def load(config: Config, root: str) -> Table:
     Raises: DataError where scikit-learn's file is missing or is not the pinned one.
     """
     raw = read_checked(SPEC, NAME, find_files(SPEC, places(config, root))[NAME])
-    values = np.loadtxt(
-        io.BytesIO(gzip.decompress(raw)), delimiter=",", dtype=np.float32
-    )  # [1797, 65], last column = label
+    values = np.loadtxt(io.BytesIO(gzip.decompress(raw)), delimiter=",", dtype=np.float32)  # [1797, 65], last column = label
     x = (values[:, :-1].reshape(-1, *SPEC.shape) / np.float32(16) - np.float32(MEAN)) / np.float32(STD)
     return Table(x=np.ascontiguousarray(x), y=values[:, -1].astype(np.int32))

@@ -95,9 +95,7 @@ def _files(config: Config, root: str) -> dict[str, Path]:
     try:
         FashionMNIST(str(target), download=True)
     except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"fashion_mnist: torchvision's download failed ({error}); fetch it with: {SPEC.fetch}"
-        ) from None
+        raise DataError(f"fashion_mnist: torchvision's download failed ({error}); fetch it with: {SPEC.fetch}") from None
     return find_files(SPEC, [target / "FashionMNIST" / "raw"])
 
 

@@ -44,9 +44,7 @@ class BasicBlock(nn.Module):
         self.norm2 = group_norm(groups, out)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != out:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels, out, 1, stride=stride, bias=False), group_norm(groups, out)
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride=stride, bias=False), group_norm(groups, out))
 
     def forward(self, x: Tensor) -> Tensor:  # [B, channels, H, W] -> [B, out, H/stride, W/stride]
         """relu(F(x) + shortcut(x))."""

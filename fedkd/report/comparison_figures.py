@@ -96,9 +96,7 @@ def accuracy_curves(comparison: Comparison) -> Picture | None:
         ends = [(row.label, rounds[-1] + 1, float(values[:, -1].mean())) for row, rounds, values in curves]
         _end_labels(axes, ends, style, figure.get_figheight())
         seeds = len(comparison.seeds)
-        spread_text = (
-            f"averaged over {seeds} seeds; the shade is the range of the seeds" if seeds > 1 else "of one seed"
-        )
+        spread_text = f"averaged over {seeds} seeds; the shade is the range of the seeds" if seeds > 1 else "of one seed"
         caption = (
             f"Each line is the mean over clients, scored on their own test examples, {spread_text}."
             " The vertical axis does not start at zero, and the steep first rounds may lie below it."

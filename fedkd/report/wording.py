@@ -124,9 +124,7 @@ def _against_local(run: RunFolder, local: RunFolder | None) -> list[str]:
 
 
 def _limits(run: RunFolder) -> list[str]:
-    sentence = (
-        "This is one run with one seed: another split or start may differ by more than methods do from each other"
-    )
+    sentence = "This is one run with one seed: another split or start may differ by more than methods do from each other"
     tests = [number(row.get("num_test")) for row in run.clients]
     tests = [value for value in tests if value > 0] or [number(v) for v in run.partition.get("num_test") or []]
     tests = [value for value in tests if value > 0]

@@ -40,7 +40,7 @@ def kinds() -> Kinds:
 
 
 def golden_content() -> RecordDict:
-    head = {"protocol": codec.PROTOCOL, "run": "r-0", "seed": 3, "round": 2, "clients": [4, 9], "versions": [-1, 1],
+    head = {"protocol": codec.PROTOCOL, "run": "r-0", "index": 3, "round": 2, "clients": [4, 9], "versions": [-1, 1],
             "reduce": False, "kinds": ["ids", "weights"]}  # fmt: skip
     return RecordDict({"config": codec.config_record(head), "shared": codec.to_record(codec.flatten(kinds()))})
 

@@ -92,9 +92,7 @@ def test_rows_are_what_the_spec_says(module: ModuleType) -> None:
     assert len(np.unique(table.y)) == module.SPEC.classes
 
 
-def test_missing_files_give_the_command(
-    with_files: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_files_give_the_command(with_files: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(with_files, "places", lambda config, root: [tmp_path])
     monkeypatch.delenv("FEDKD_ALLOW_DOWNLOAD", raising=False)
     with pytest.raises(DataError) as caught:

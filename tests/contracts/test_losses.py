@@ -42,9 +42,7 @@ def case(rows: int, classes: int, seed: int = 0, dtype: torch.dtype = torch.floa
 def call(module: ModuleType, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     """The loss at its default Config, given only what it says it uses."""
     reads = uses(module)
-    return module.loss(
-        module.Config(), student, teacher if "teacher" in reads else None, labels if "labels" in reads else None
-    )
+    return module.loss(module.Config(), student, teacher if "teacher" in reads else None, labels if "labels" in reads else None)
 
 
 def test_the_folder_has_losses() -> None:
@@ -60,9 +58,7 @@ def test_config_is_a_frozen_dataclass_with_defaults(module: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@given(
-    rows=st.integers(0, 5), classes=st.integers(1, 6), seed=st.integers(0, 2**31), scale=st.sampled_from([0, 1, 1e4])
-)
+@given(rows=st.integers(0, 5), classes=st.integers(1, 6), seed=st.integers(0, 2**31), scale=st.sampled_from([0, 1, 1e4]))
 @settings(max_examples=25, deadline=None)
 def test_one_finite_nonnegative_term_per_sample(name: str, rows: int, classes: int, seed: int, scale: float) -> None:
     module = plugins.find("losses", name)

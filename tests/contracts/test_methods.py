@@ -191,9 +191,7 @@ def test_states_survive_the_store_and_the_wire(history: History) -> None:
 def test_evaluation_gives_a_whole_model_and_trains_nothing_by_default(history: History) -> None:
     setting, client = history.setting, history.clients[0]
     shared, own = setting.module.broadcast(setting, history.server[-1], setting.rounds, 0, 5)
-    job = setting.module.evaluate_with(
-        setting, history.states[-1][0], Broadcast(setting.rounds, 0, shared, own), client
-    )
+    job = setting.module.evaluate_with(setting, history.states[-1][0], Broadcast(setting.rounds, 0, shared, own), client)
     assert set(setting.model.names) <= set(job.params)
     assert job.epochs == 0
 

@@ -15,9 +15,7 @@ def test_equals_load_digits() -> None:
     from sklearn.datasets import load_digits
 
     table, expected = digits.load(digits.Config(), ""), load_digits()
-    np.testing.assert_allclose(
-        table.x.reshape(-1, 64) * digits.STD + digits.MEAN, expected.data / 16, atol=1e-6, rtol=0
-    )
+    np.testing.assert_allclose(table.x.reshape(-1, 64) * digits.STD + digits.MEAN, expected.data / 16, atol=1e-6, rtol=0)
     assert np.array_equal(table.y, expected.target)
     assert np.bincount(table.y).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
 

@@ -86,9 +86,7 @@ def test_only_common_seeds_are_paired(three_seeds: list[Path]) -> None:
     assert difference.seeds == (0, 1)
     half = T_975[1] * math.sqrt(0.5) / math.sqrt(2)
     assert math.isclose(difference.high, 2.5 + half)
-    assert any(
-        "Not every row has the same seeds (local: 0, 1; fedavg: 0, 1, 2)" in n for n in comparison_notes(comparison)
-    )
+    assert any("Not every row has the same seeds (local: 0, 1; fedavg: 0, 1, 2)" in n for n in comparison_notes(comparison))
 
 
 @pytest.mark.parametrize(
@@ -156,10 +154,7 @@ def test_the_sentence_names_what_is_decided_and_the_best_opponent(write_run: Cal
     assert "are above local (95 % interval above zero)" in said
     assert "fedavg (-" in said
     assert "is below local" in said
-    assert (
-        f"FedD2S-avg (ours) minus its best opponent, half, is {d.mean:+.2f} points [{d.low:+.2f}, {d.high:+.2f}]"
-        in said
-    )
+    assert f"FedD2S-avg (ours) minus its best opponent, half, is {d.mean:+.2f} points [{d.low:+.2f}, {d.high:+.2f}]" in said
     assert said.endswith("3 seeds are few and one data set with one model says nothing about others.")
     assert said.count(". ") == 0
 

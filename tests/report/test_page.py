@@ -43,9 +43,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.ids += [value or "" for name, value in attrs if name == "id"]
-        self.addresses += [
-            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "data")
-        ]
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "data")]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -181,9 +179,7 @@ def test_nulls_nan_and_a_cut_line(write_run: Callable[..., Path]) -> None:
     rows[1] |= {"accuracy_mean": None, "accuracy_worst_decile": None, "teachers": None}
     rows[2] |= {"accuracy_mean": float("nan")}
     (folder / "rounds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"round": 3, "acc')
-    rewrite(
-        folder, accuracy_mean=None, accuracy_worst_decile=None, accuracy_clients={"0": None, "x": 0.5}, seconds=None
-    )
+    rewrite(folder, accuracy_mean=None, accuracy_worst_decile=None, accuracy_clients={"0": None, "x": 0.5}, seconds=None)
     page = read(build(folder))
     assert "No accuracy was recorded for it." in page.text
     assert "rounds.jsonl line 4: not valid JSON (cut off while it was written)" in page.text
@@ -222,9 +218,7 @@ def test_a_run_that_broke_off_gives_its_reason(write_run: Callable[..., Path]) -
 
 def test_a_recorded_guarantee_is_printed_with_all_its_fields(write_run: Callable[..., Path]) -> None:
     folder = write_run(rounds=3, clients=3, classes=3)
-    rewrite(
-        folder, privacy={"epsilon": 3.2, "delta": 1e-5, "unit": "client"}, audits=[{"attack": "membership", "auc": 0.5}]
-    )
+    rewrite(folder, privacy={"epsilon": 3.2, "delta": 1e-5, "unit": "client"}, audits=[{"attack": "membership", "auc": 0.5}])
     text = read(build(folder)).text
     assert "epsilon 3.2 delta 1e-05 unit client" in text
     assert "attack membership auc 0.5" in text

@@ -164,9 +164,7 @@ def test_a_broken_histogram_is_left_out(rows: object, write_run: Callable[..., P
 
 def test_comparison_figures_name_every_method(write_run: Callable[..., Path]) -> None:
     kinds = (("local", "local", 0.0), ("fedavg", "fedavg", 0.03), ("demo", "fedd2s", 0.05))
-    comparison = compare(
-        [write_run(n, method=m, gain=g, seed=s, rounds=8, clients=6) for s in (0, 1) for n, m, g in kinds]
-    )
+    comparison = compare([write_run(n, method=m, gain=g, seed=s, rounds=8, clients=6) for s in (0, 1) for n, m, g in kinds])
     figures = by_name(comparison_figures(comparison))
     assert list(figures) == ["accuracy", "clients", "bytes"]
     assert {"local", "fedavg", "FedD2S-avg (ours)"} <= set(texts(figures["accuracy"]))
