@@ -286,7 +286,7 @@ def read_config(path: Path) -> dict[str, Any]:
         near = sorted(p.stem for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
         raise ConfigError(f"no configuration {path}; here: {', '.join(near) or 'none'}")
     try:
-        flat = _flatten(tomllib.loads(path.read_text(encoding="utf-8")))
+        flat = flatten(tomllib.loads(path.read_text(encoding="utf-8")))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path.name} is not valid TOML: {error}") from None
     if flat.setdefault("name", path.stem) != path.stem:
@@ -362,10 +362,11 @@ def field_docs(config: type) -> dict[str, str]:
     return docs
 
 
-def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted keys."""
     flat: dict[str, Any] = {}
     for name, value in table.items():
-        flat.update(_flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+        flat.update(flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
     return flat
 
 

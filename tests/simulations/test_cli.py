@@ -11,7 +11,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from fedkd import plugins
+from simulations import compare
 from simulations.__main__ import app
+from simulations.run import execute
 from tests.small_runs import final_hash
 
 CONFIG = """\
@@ -191,6 +193,24 @@ def test_compare_runs_what_is_missing_and_ends_with_a_table(place: Path) -> None
     after = {p: p.stat().st_mtime_ns for p in (place / "out").glob("*/*/summary.json")}
     assert len(after) == 4
     assert {p: after[p] for p in before} == before, "a finished run was run again"
+
+
+def test_on_flower_compare_starts_everything_that_is_missing_at_once(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+
+    def instead(experiment: Any, grid: str) -> Any:
+        started.append(([(r.label, r.seed) for r in experiment.runs()], grid))
+        return execute(experiment, "inprocess")
+
+    monkeypatch.setattr(compare, "execute", instead)
+    configs = [place / "tiny-local.toml", place / "tiny-fedavg.toml"]
+    result = call("compare", *configs, "--seeds", "0,1", "--output", tmp_path, "--grid", "flower", "--format", "json")
+    assert result.exit_code == 0, result.output
+    rows = [(label, seed) for label in ("Tiny local", "Tiny fedavg") for seed in (0, 1)]
+    assert started == [(rows, "flower")]
+    assert len(list(tmp_path.glob("*/*/summary.json"))) == 4
 
 
 def test_compare_ends_with_one_line_where_a_run_fails(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ def test_0_done(config: Path, tmp_path: Path) -> None:
     assert outcome.folders == folders_of(experiment)
     assert [f.name[-2:] for f in outcome.folders] == ["s0", "s1"]
     environment = json.loads((outcome.folders[0] / "environment.json").read_text())
-    assert environment["command"] == f"python -m simulations run {config} --grid inprocess --seeds 0,1"
+    assert environment["command"] == f"python -m simulations run {config} --grid inprocess --seed 0"
     assert environment["grid"] == "inprocess"
 
 
@@ -170,9 +170,10 @@ def test_a_missing_or_torn_status_is_a_failure(tmp_path: Path) -> None:
 # ----- the wrapper around flwr run -------------------------------------------------------------------------------------
 @pytest.fixture
 def fake_flower(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
-    """Flower replaced by a script: each start takes the next entry, (exit code, reason, committed round) or None."""
+    """Flower replaced by a script: each start takes the next entry: per run folder (exit code, reason, committed round) or
+    None for a run that did not begin; one such tuple stands for the first folder."""
 
-    def install(script: list[tuple[int, str, int] | None], folder: Path) -> list[Any]:
+    def install(script: list[Any], folders: list[Path]) -> list[Any]:
         seen: list[Any] = []
         committed = [-1]
 
@@ -186,11 +187,14 @@ def fake_flower(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
 
         def follow(*_: Any) -> str:
             entry = script[len(seen) - 1]
-            folder.mkdir(parents=True, exist_ok=True)
             if entry is None:
                 return "finished:completed"
-            code, reason, committed[0] = entry
-            (folder / "status.json").write_text(json.dumps({"exit_code": code, "reason": reason}))
+            for folder, ended in zip(folders, entry if isinstance(entry, list) else [entry], strict=False):
+                if ended is not None:
+                    code, reason, committed[0] = ended
+                    folder.mkdir(parents=True, exist_ok=True)
+                    (folder / "config.toml").touch()
+                    (folder / "status.json").write_text(json.dumps({"exit_code": code, "reason": reason}))
             return ""
 
         monkeypatch.setattr(flower, "superlink", link)
@@ -204,7 +208,7 @@ def fake_flower(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
 
 def on_flower(tmp_path: Path, fake: Callable[..., list[Any]], script: list[Any]) -> tuple[Outcome, list[Any]]:
     experiment = small(tmp_path)
-    seen = fake(script, folders_of(experiment)[0])
+    seen = fake(script, folders_of(experiment))
     return execute(experiment, "flower"), seen
 
 
@@ -232,6 +236,17 @@ def test_a_dead_actor_is_resumed_from_the_last_commit(tmp_path: Path, fake_flowe
     outcome, seen = on_flower(tmp_path, fake_flower, [(1, LOST, 1), (1, LOST, 1), (1, LOST, 2), (0, "", 2)])
     assert outcome.code == 0
     assert [e.resume for e in seen] == [False, True, True, True]
+
+
+def test_of_several_runs_in_one_start_only_what_is_left_goes_on(tmp_path: Path, fake_flower: Any) -> None:
+    experiment = small(tmp_path, seeds="0,1,2")
+    done, lost = (0, "", 2), (1, LOST, 1)
+    seen = fake_flower([[done, lost, None], [None, done, done]], folders_of(experiment))
+    assert execute(experiment, "flower").code == 0
+    assert [[(r.seed, r.resume) for r in e.runs()] for e in seen] == [
+        [(0, False), (1, False), (2, False)],
+        [(1, True), (2, False)],
+    ]
 
 
 def test_resumes_without_a_new_commit_are_bounded(tmp_path: Path, fake_flower: Any) -> None:
