@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import tomllib
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -277,9 +278,9 @@ def load(plan: Plan, root: Path) -> Shadows:
     stacked: dict[str, list[npt.NDArray[Any]]] = {}
     for index in range(plan.models):
         try:
-            with np.load(_file(plan, root, index), allow_pickle=False) as file:
+            with np.load(io.BytesIO(_file(plan, root, index).read_bytes()), allow_pickle=False) as file:
                 values = {name: file[name] for name in file.files}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise RunError(f"{_file(plan, root, index)} is damaged ({error}); remove it and start again") from None
         inside[index, values.pop("members")] = True
         for name, value in values.items():

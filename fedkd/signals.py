@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,44 +136,6 @@ class Causal(Protocol):
 
     def extend(self, past: Any, parents: Tensor, tokens: Tensor) -> tuple[Tensor, Any]:
         """Continue branches: ``parents`` [B] rows of ``past``, ``tokens`` [B] -> (log-probabilities [B, V], past [B])."""
-
-
-class HuggingFace:
-    """A ``transformers`` causal language model as :class:`Causal` and as the ``forward`` of :func:`language`.
-
-    The model is put into evaluation mode: dropout off.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self.model = model.eval()
-
-    @torch.no_grad()
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, L] -> logits [B, L, V]."""
-        return self.model(input_ids=tokens, use_cache=False).logits  # type: ignore[no-any-return]
-
-    @torch.no_grad()
-    def start(self, prefix: Tensor) -> tuple[Tensor, Any]:
-        """See :class:`Causal`."""
-        out = self.model(input_ids=prefix[None], use_cache=True)
-        return F.log_softmax(out.logits[0, -1].float(), dim=-1), _layers(out.past_key_values)
-
-    @torch.no_grad()
-    def extend(self, past: Any, parents: Tensor, tokens: Tensor) -> tuple[Tensor, Any]:
-        """See :class:`Causal`."""
-        from transformers import DynamicCache
-
-        chosen = [(k[parents], v[parents]) if len(k) > 1 else (_same(k, len(tokens)), _same(v, len(tokens))) for k, v in past]
-        out = self.model(input_ids=tokens[:, None], past_key_values=DynamicCache(chosen), use_cache=True)
-        return F.log_softmax(out.logits[:, -1].float(), dim=-1), _layers(out.past_key_values)
-
-
-def _same(value: Tensor, rows: int) -> Tensor:
-    return value.expand(rows, *value.shape[1:])
-
-
-def _layers(cache: Any) -> list[tuple[Tensor, Tensor]]:
-    return [(layer.keys, layer.values) for layer in cache.layers]
 
 
 @dataclass(frozen=True)
@@ -353,9 +316,9 @@ def cached(folder: Path, key: Sequence[str], compute: Callable[[], Signals]) -> 
     """
     path = folder / f"{hashlib.sha256('|'.join(key).encode()).hexdigest()[:24]}.npz"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         pass
     found = compute()
     content = io.BytesIO()
