@@ -19,7 +19,7 @@ from flwr.common.serde import recorddict_to_proto
 from fedkd.errors import UploadError
 from fedkd.types import Arrays, Kinds
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the message format; both sides must agree."""
 
 _DTYPES = frozenset({"float32", "int32", "int64", "uint8"})

@@ -58,6 +58,7 @@ def prepare(experiment: Experiment, state_root: Path) -> Path:
         open_data(target)
         return target
     module, config = _plugin(experiment)
+    made = [folder for folder in (target.parent, state_root) if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -75,8 +76,8 @@ def prepare(experiment: Experiment, state_root: Path) -> Path:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # refused: nothing is left behind, not even the folders that were made for it
-            target.parent.rmdir()
-            state_root.rmdir()
+            for empty in made:
+                empty.rmdir()
     return target
 
 

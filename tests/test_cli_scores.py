@@ -157,7 +157,7 @@ def test_unwritable_output_is_one_line(tmp_path: Path) -> None:
 
 def test_list_names_the_attacks() -> None:
     assert "lira" in json.loads(run("list", "attacks", "--format", "json").output)["attacks"]
-    assert "attacks: calibrated_loss, exposure" in run("list", "attacks").output
+    assert "attacks: calibrated_loss, distill_lira, exposure" in run("list", "attacks").output
 
 
 def test_commands_work_where_torch_and_flower_cannot_be_imported(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_racing_writers_end_with_one_whole_folder(tmp_path: Path) -> None:
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="max-samples"):
         prepare(dataclasses.replace(AUDITED, max_samples=5000), tmp_path)
-    assert list((tmp_path / "data").iterdir()) == []
+    assert list(tmp_path.iterdir()) == [], "something was left behind"
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

@@ -21,15 +21,16 @@ from fedkd.errors import UploadError
 from fedkd.types import Kinds
 
 GOLDEN = (
-    "CpUBCgZjb25maWciigEKDgoIcHJvdG9jb2wSAhACCgwKA3J1bhIFKgNyLTAKCgoEc2VlZBICEAYKCwoFcm91bmQSAhAEChIKB2NsaWVudHMSB7IBBAoC"
-    "CBIKEwoIdmVyc2lvbnMSB7IBBAoCAQIKDAoGcmVkdWNlEgIgAAoaCgVraW5kcxIRygEOCgNpZHMKB3dlaWdodHMKgAMKBnNoYXJlZBL1AgrBAQoVd2Vp"
-    "Z2h0cy9ibG9jazEud2VpZ2h0EqcBCgdmbG9hdDMyEgIBAhoNbnVtcHkubmRhcnJheSKIAZNOVU1QWQEAdgB7J2Rlc2NyJzogJzxmNCcsICdmb3J0cmFu"
-    "X29yZGVyJzogRmFsc2UsICdzaGFwZSc6ICgxLCAyKSwgfSAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg"
-    "ICAgICAKAADAPwAAAMAKrgEKBWlkcy9pEqQBCgVpbnQzMhIBAhoNbnVtcHkubmRhcnJheSKIAZNOVU1QWQEAdgB7J2Rlc2NyJzogJzxpNCcsICdmb3J0"
-    "cmFuX29yZGVyJzogRmFsc2UsICdzaGFwZSc6ICgyLCksIH0gICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg"
-    "ICAgICAgICAKBwAAAAgAAAA="
+    "CpYBCgZjb25maWciiwEKDgoIcHJvdG9jb2wSAhAECgwKA3J1bhIFKgNyLTAKCwoFaW5kZXgSAhAGCgsKBXJvdW5kEgIQBAoS"
+    "CgdjbGllbnRzEgeyAQQKAggSChMKCHZlcnNpb25zEgeyAQQKAgECCgwKBnJlZHVjZRICIAAKGgoFa2luZHMSEcoBDgoDaWRz"
+    "Cgd3ZWlnaHRzCoADCgZzaGFyZWQS9QIKwQEKFXdlaWdodHMvYmxvY2sxLndlaWdodBKnAQoHZmxvYXQzMhICAQIaDW51bXB5"
+    "Lm5kYXJyYXkiiAGTTlVNUFkBAHYAeydkZXNjcic6ICc8ZjQnLCAnZm9ydHJhbl9vcmRlcic6IEZhbHNlLCAnc2hhcGUnOiAo"
+    "MSwgMiksIH0gICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgCgAAwD8A"
+    "AADACq4BCgVpZHMvaRKkAQoFaW50MzISAQIaDW51bXB5Lm5kYXJyYXkiiAGTTlVNUFkBAHYAeydkZXNjcic6ICc8aTQnLCAn"
+    "Zm9ydHJhbl9vcmRlcic6IEZhbHNlLCAnc2hhcGUnOiAoMiwpLCB9ICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg"
+    "ICAgICAgICAgICAgICAgICAgICAgICAgICAgCgcAAAAIAAAA"
 )
-"""The message of ``golden_content``, serialized by Flower 1.41 at protocol 1. Where it changes, raise ``PROTOCOL``."""
+"""The message of ``golden_content``, serialized by Flower 1.41 at protocol 2. Where it changes, raise ``PROTOCOL``."""
 
 
 def kinds() -> Kinds:

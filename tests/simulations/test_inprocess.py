@@ -51,17 +51,17 @@ def message(node: int = 1, kind: str = "train", content: dict[str, Any] | None =
 def test_an_app_that_raises_becomes_an_error_reply(tmp_path: Path) -> None:
     grid = InProcessGrid(small(tmp_path).to_run_config(), nodes=2)
     head = {
-        "config": codec.config_record({"protocol": 99, "run": "r", "seed": 0, "round": 0, "clients": [0], "versions": [-1]})
+        "config": codec.config_record({"protocol": 99, "run": "r", "index": 0, "round": 0, "clients": [0], "versions": [-1]})
     }
     (reply,) = grid.send_and_receive([message(content=head)])
     assert reply.has_error()
     assert reply.error.code == CODE_RAISED
-    assert "ConfigError: protocol 99 instead of 1" in str(reply.error.reason)
+    assert "ConfigError: protocol 99 instead of 2" in str(reply.error.reason)
 
 
 def test_push_and_pull_return_each_reply_once(tmp_path: Path) -> None:
     grid = InProcessGrid(small(tmp_path).to_run_config(), nodes=2)
-    head = {"config": codec.config_record({"protocol": 1, "seed": 0})}
+    head = {"config": codec.config_record({"protocol": codec.PROTOCOL, "index": 0})}
     ids = list(grid.push_messages([message(n, "query.hello", head) for n in (1, 2)]))
     replies = list(grid.pull_messages(ids))
     assert [r.metadata.src_node_id for r in replies] == [1, 2]
@@ -248,7 +248,9 @@ def test_call_needs_no_pool(tmp_path: Path) -> None:
     identify(run_id=1)
     config = small(tmp_path).to_run_config()
     context = Context(run_id=1, node_id=1, node_config={"clients": "0"}, state=RecordDict(), run_config=config)  # type: ignore[arg-type]
-    reply = call(stamp(message(1, "query.hello", {"config": codec.config_record({"protocol": 1, "seed": 0})})), context)
+    reply = call(
+        stamp(message(1, "query.hello", {"config": codec.config_record({"protocol": codec.PROTOCOL, "index": 0})})), context
+    )
     assert reply.has_error(), "a node that holds clients needs their data"
     assert "DataError" in str(reply.error.reason)
 
