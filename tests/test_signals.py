@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedkd import signals
+from fedkd import rng, signals
+from fedkd.layers import LayeredModel
 
 DIGITS = torch.arange(10)
 
@@ -102,9 +103,9 @@ def test_impossible_secrets_are_refused(prefix: list[int], secret: list[int], al
 
 
 def test_label_strings_are_ranked_exactly() -> None:
-    rng = np.random.default_rng(1)
-    logs = np.log(rng.dirichlet(np.ones(10), size=4))
-    labels = rng.integers(10, size=4)
+    draw = np.random.default_rng(1)
+    logs = np.log(draw.dirichlet(np.ones(10), size=4))
+    labels = draw.integers(10, size=4)
     own = logs[np.arange(4), labels].sum()
     sums = np.array([sum(logs[k, c] for k, c in enumerate(s)) for s in itertools.product(range(10), repeat=4)])
     got = signals.rank_of_labels(logs, labels)
@@ -157,3 +158,28 @@ def test_signals_are_computed_once_and_a_damaged_file_is_made_again(tmp_path: Pa
     signals.cached(tmp_path, [*key, "other"], compute)
     assert len(calls) == 3
     assert signals.digest(np.arange(4)) != signals.digest(np.arange(4, dtype=np.int32))
+
+
+def test_gradient_signals_are_those_of_one_row_at_a_time() -> None:
+    with rng.torch_scope(0):
+        module = torch.nn.Sequential()
+        module.add_module("block1", torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.ReLU()))
+        module.add_module("classifier", torch.nn.Linear(5, 3))
+        x = torch.randn(6, 4)
+    model = LayeredModel(module, (4,), 3)
+    params = {n: torch.tensor(v) for n, v in model.initial(7).items()}
+    y = torch.tensor([0, 1, 2, 0, 1, 2])
+
+    def loss(p: Any, a: Tensor, b: Tensor, targets: Any) -> Tensor:
+        return F.cross_entropy(model.forward(p, a, train=True)[1], b, reduction="none")
+
+    leaves = {n: v.clone().requires_grad_(True) for n, v in params.items()}
+    one = torch.autograd.grad(loss(leaves, x[2:3], y[2:3], {}).sum(), list(leaves.values()))
+    learned = {n: -0.1 * g for n, g in zip(leaves, one, strict=True)}
+    got = signals.gradients(
+        model, params, x, y, loss, {"step": learned, "still": {n: 0 * g for n, g in learned.items()}}, chunk=4
+    )
+    assert got["gradient_norm"][2] == pytest.approx(float(torch.cat([g.flatten() for g in one]).norm()), rel=1e-5)
+    assert got["update_cosine.step"][2] == pytest.approx(1.0, abs=1e-5), "a row that the update has learned scores highest"
+    assert (got["update_cosine.step"] <= 1 + 1e-6).all()
+    assert (got["update_cosine.still"] == 0).all()
