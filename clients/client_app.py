@@ -96,7 +96,9 @@ def _arrays(content: RecordDict, name: str) -> Arrays:
 def _experiment(context: Context, message: Message) -> Experiment:
     config = message.content["config"]
     assert isinstance(config, ConfigRecord)
-    return _runs(tuple(sorted(context.run_config.items())))[int(config["index"])]  # type: ignore[arg-type]
+    index = config["index"]
+    assert isinstance(index, int)
+    return _runs(tuple(sorted(context.run_config.items())))[index]
 
 
 @lru_cache(maxsize=4)

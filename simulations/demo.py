@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -99,7 +100,7 @@ def _start_beside(output: str, seeds: str) -> subprocess.Popen[bytes]:
 
 def run_beside(output: str, seeds: str) -> int:
     """The comparators, one after the other, one worker, once the data is there. Returns the worst exit code."""
-    import server.server_app  # noqa: F401  while the other process prepares the data
+    importlib.import_module("server.server_app")  # takes seconds: while the other process prepares the data
 
     sys.stdin.read()
     os.nice(10)  # Flower and Ray take longer than all comparators: what they wait for comes first

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,7 @@ def _on_flower(runs: Sequence[Experiment], folders: Sequence[Path], port: int) -
                 (folder / "status.json").unlink(missing_ok=True)
             flower_run = submit(link, together([run for run, _ in left]))
             budget = sum(run.node_wait_s + run.round_timeout_s * run.num_server_rounds for run, _ in left)
-            said = follow(link, flower_run, lambda mine=mine: _ended(mine), budget)  # type: ignore[misc]
+            said = follow(link, flower_run, partial(_ended, mine), budget)
             log = link.log(flower_run) if said else ""
         codes = [read_status(f) for f in mine]
         if all(code in (DONE, WITH_FAILURES) for code, _ in codes):

@@ -26,4 +26,4 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="form = difference"):
         lower.score(lower.Config(form="ratio"), target_logprob=[0.0], lowered_logprob=[-1.0])
     with pytest.raises(ValueError, match="unknown form"):
-        lower.score(lower.Config(form="other"), target_logprob=[-1.0], lowered_logprob=[-1.0])  # type: ignore[arg-type]
+        lower.score(lower.Config(form="other"), target_logprob=[-1.0], lowered_logprob=[-1.0])

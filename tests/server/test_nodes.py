@@ -64,7 +64,7 @@ def test_the_wait_for_nodes_is_bounded_and_says_how_many_came() -> None:
 # ----- hello ---------------------------------------------------------------------------------------------------------
 def test_hellos_are_sorted_by_node_and_the_wait_is_bounded() -> None:
     grid = Nodes({4: hello((1,), (30,)), 2: hello((0,), (20,))})
-    got = greet(grid, [2, 4], index=5, seconds=7.0)  # type: ignore[arg-type]
+    got = greet(grid, [2, 4], index=5, seconds=7.0)
     assert got == [Hello(2, "/s", "h", (0,), (20,)), Hello(4, "/s", "h", (1,), (30,))]
     assert grid.timeouts == [7.0]
 
@@ -82,7 +82,7 @@ def test_hellos_are_sorted_by_node_and_the_wait_is_bounded() -> None:
 )
 def test_a_node_that_cannot_take_part_stops_the_run(answer: Any, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
-        greet(Nodes({2: hello(), 4: answer}), [2, 4], index=0, seconds=3.0)  # type: ignore[arg-type]
+        greet(Nodes({2: hello(), 4: answer}), [2, 4], index=0, seconds=3.0)
 
 
 # ----- placement -----------------------------------------------------------------------------------------------------
