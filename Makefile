@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo data test test-all lint check-determinism check-resume study clean
+.PHONY: demo data test test-all lint check-determinism check-resume study lira fine-tune clean
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -39,6 +39,14 @@ check-resume: $(STAMP)       ## kill at every fault point and at random; resumed
 
 study: $(STAMP) data    ## the table of docs/results: ten seeds of the pilot's demo regime (an hour or more on two cores)
 	$(BIN)/python -m benchmarks.pilot
+
+lira: $(STAMP) data     ## docs/results/lira.md and distill_lira.md: membership with 32 shadow models (minutes)
+	$(BIN)/python -m benchmarks.lira
+	$(BIN)/python -m benchmarks.lira --plan benchmarks/distill_lira.toml
+
+fine-tune: $(STAMP) data  ## docs/results/fine_tune*.md: what its learning rate and the clients' sizes do to FedAvg + fine-tune
+	$(BIN)/python -m benchmarks.fine_tune
+	$(BIN)/python -m benchmarks.fine_tune --set max-samples=1785 --name fine_tune_fewer
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

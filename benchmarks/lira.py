@@ -110,8 +110,8 @@ def study(plan: Plan, path: Path, output: Path, workers: int) -> dict[str, Any]:
     over: dict[str, Any] = {}
     for name in judged[0]["attacks"]:
         for statistic in ("auc", *(f"tpr@{fpr:g}" for fpr in FPRS)):
-            mean = metrics.t_interval([j["attacks"][name][statistic][0] for j in judged])
-            over.setdefault(name, {})[statistic] = [mean.value, mean.low, mean.high]
+            mean, low, high, _ = metrics.t_interval([j["attacks"][name][statistic][0] for j in judged])
+            over.setdefault(name, {})[statistic] = [mean, low, high]
     return {
         "schema": 1,
         "plan": {"name": plan.name, "hash": plan.hash, "pool": plan.pool, "members": plan.members, "models": plan.models},
