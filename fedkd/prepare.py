@@ -30,6 +30,7 @@ from fedkd.config import Experiment, digest8, parse_args
 from fedkd.dataset import Spec, Table, file_sha256
 from fedkd.errors import ConfigError, DataError
 from fedkd.partition import config_of, split, split_sizes
+from fedkd.store import sync_folder
 from fedkd.types import Array, ClientData, Split
 
 FORMAT = 2
@@ -210,7 +211,7 @@ def _meta(e: Experiment, spec: Spec, facts: dict[str, Any]) -> dict[str, Any]:
         "num_clients": e.num_clients,
         "data_args": e.data_args,
         "spec": dataclasses.asdict(spec),
-        "versions": {name: _version(name) for name in ("flwr-datasets", "numpy", "scikit-learn")},
+        "versions": {name: package_version(name) for name in ("flwr-datasets", "numpy", "scikit-learn")},
         **facts,
     }
 
@@ -321,7 +322,7 @@ def _write(folder: Path, arrays: dict[str, Any], meta: dict[str, Any]) -> None:
         json.dump({**meta, "files": files}, text, indent=1, sort_keys=True)
         text.flush()
         os.fsync(text.fileno())
-    _sync(folder)
+    sync_folder(folder)
 
 
 def _rename(folder: Path, target: Path) -> None:
@@ -331,18 +332,11 @@ def _rename(folder: Path, target: Path) -> None:
         if not (target / "meta.json").is_file():
             raise
         return  # another process was first; its folder holds the same bytes
-    _sync(target.parent)
+    sync_folder(target.parent)
 
 
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """The installed version, or "" where the package is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 import tempfile
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from fedkd.config import Experiment, Scalar
 from fedkd.errors import ConfigError
-from fedkd.prepare import Prepared
+from fedkd.prepare import Prepared, package_version
 from fedkd.store import write_atomic
 
 MIN_FREE = 16 * 2**20
@@ -104,7 +103,7 @@ def write_start(folder: Path, experiment: Experiment, data: Prepared | None, fac
         "platform": platform.platform(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
-        "versions": {p: _version(p) for p in PACKAGES},
+        "versions": {p: package_version(p) for p in PACKAGES},
         "git_commit": experiment.provenance.removesuffix("+dirty"),
         "dirty": experiment.provenance.endswith("+dirty"),
         "workers": experiment.workers,
@@ -136,13 +135,6 @@ def partition_facts(experiment: Experiment, data: Prepared) -> dict[str, Any]:
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Strict JSON (no NaN), atomic. Raises: OSError."""
     write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def _cpu() -> str:
