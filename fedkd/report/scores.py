@@ -160,6 +160,9 @@ def _roc(curve: Mapping[str, list[float]], rows: list[Row]) -> Picture:
                 fpr, low, high = float(row.statistic.rpartition("_")[2]), row.low or floor, row.high or 1.0
                 axes.errorbar(fpr, row.value, [[row.value - low], [high - row.value]], fmt="o", color=ORANGE, capsize=3)
         axes.set(xscale="log", yscale="log", xlim=(floor, 1.0), ylim=(floor, 1.3))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, position: f"{100 * value:g} %")
+            axis.set_minor_formatter("")
         axes.set(xlabel="false-positive rate", ylabel="true-positive rate")
         legend_above(figure, axes)
         caption = "Both axes logarithmic: what counts is the left edge. Points: preset rates, measured on the other half."
