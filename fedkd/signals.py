@@ -337,9 +337,10 @@ def _reduce(logits: Tensor, target: Tensor) -> Signals:  # [B, V], [B]
     weighted = torch.where(p > 0, p * logs, 0.0)
     mean = weighted.sum(dim=1)
     square = torch.where(p > 0, p * logs**2, 0.0).sum(dim=1)
+    phi = own[:, 0] - torch.logsumexp(others, dim=1)
     out = {
-        "target_logprob": logs.gather(1, target[:, None])[:, 0],
-        "phi": own[:, 0] - torch.logsumexp(others, dim=1),
+        "target_logprob": F.logsigmoid(phi),  # log p without the rounding to 0 that would tie every well-learned row
+        "phi": phi,
         "rank": 1 + (others >= own).sum(dim=1),
         "entropy": -mean,
         "logprob_mean": mean,

@@ -127,6 +127,7 @@ def test_classifier_signals_are_their_formulas() -> None:
     assert got["target_logprob"] == pytest.approx(p.log()[torch.arange(3), y].numpy(), abs=1e-6)
     assert got["phi"][:2] == pytest.approx([math.log(p[0, 0] / (1 - p[0, 0])), math.log(0.5)], abs=1e-6)
     assert got["phi"][2] == pytest.approx(60.0, abs=1e-4), "phi must not saturate"
+    assert got["target_logprob"][2] == pytest.approx(-math.exp(-60.0), rel=1e-4), "nor must the log-probability"
     assert got["rank"].tolist() == [1, 3, 1]
     assert got["entropy"][1] == pytest.approx(math.log(3))
     assert got["logprob_sd"][1] == pytest.approx(0.0, abs=1e-3)
