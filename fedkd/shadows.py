@@ -194,6 +194,8 @@ class Trainer:
             ((_, params),) = self.executor.run([job])
             if isinstance(params, Exception):
                 raise RunError(f"shadow {index}: {params}") from params
+        if not all(bool(torch.isfinite(value).all()) for value in params.values() if value.is_floating_point()):
+            raise RunError(f"shadow {index}: the {role} diverged (weights are not finite); lower experiment.learning-rate")
         return params
 
     def _distil(self, params: Mapping[str, Tensor], x: Tensor, y: Tensor, targets: Mapping[str, Tensor]) -> Tensor:

@@ -47,6 +47,13 @@ def test_a_damaged_model_is_named(tmp_path: Path) -> None:
         shadows.load(PLAN, tmp_path)
 
 
+def test_a_model_that_diverges_is_an_error_and_leaves_no_file(tmp_path: Path) -> None:
+    plan = replace(PLAN, experiment=replace(EXPERIMENT, learning_rate=1e6))
+    with pytest.raises(RunError, match=r"shadow 0: the teacher diverged .* lower experiment\.learning-rate"):
+        list(shadows.train_missing(plan, tmp_path))
+    assert shadows.missing(plan, tmp_path) == [0, 1, 2]
+
+
 def test_a_distilled_shadow_is_the_whole_pipeline(tmp_path: Path) -> None:
     list(shadows.train_missing(DISTILLED, tmp_path))
     found = shadows.load(DISTILLED, tmp_path)
