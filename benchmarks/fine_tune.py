@@ -22,7 +22,7 @@ from typing import Any
 
 from clients.cohort import one_thread
 from fedkd.executors import loop
-from fedkd.intervals import t_interval
+from fedkd.intervals import paired_t, t_interval
 from fedkd.jobs import local_job
 from fedkd.prepare import open_data, prepare
 from fedkd.report.run_folder import read_run
@@ -40,6 +40,8 @@ RATES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 MOMENTA = (0.0, 0.9)
 CHOOSING = (100, 101)
 REPORTED = tuple(range(10))
+COMPARED = ("fedd2s-fashion_mnist", "fedavg-fashion_mnist-then_local", "fedper-fashion_mnist")
+"""rows of the study that the chosen fine-tuning is set beside"""
 STUDY = (0.01, 0.9)
 """learning rate and momentum of the study's row"""
 
@@ -96,6 +98,15 @@ def tune(output: Path, seed: int, settings: list[str]) -> dict[str, Any]:
     }
 
 
+def against_study(results: Path, found: dict[int, dict[str, Any]], chosen: str) -> dict[str, list[float]]:
+    """Rows of the study minus the chosen fine-tuning: mean and 95 % paired t interval over the reported seeds."""
+    study = json.loads((results / "pilot.json").read_text(encoding="utf-8"))
+    own = [found[seed]["test"][chosen] for seed in REPORTED]
+    rows = {m["name"]: m for m in study["methods"]}
+    pairs = {rows[name]["label"]: paired_t(rows[name]["accuracy_by_seed"], own)[:3] for name in COMPARED}
+    return {label: list(pair) for label, pair in pairs.items()}
+
+
 def _key(rate: float, momentum: float) -> str:
     return f"{rate:g} momentum {momentum:g}" if rate else "none"
 
@@ -121,6 +132,9 @@ def table(result: dict[str, Any]) -> str:
     mean, low, high = (100 * v for v in result["local"])
     images = fmean(result["median_images"])
     lines += ["", f"Local training alone: {mean:.2f} [{low:.2f}, {high:.2f}]. Median training images per client: {images:.1f}."]
+    for label, (mean, low, high) in result["study_minus_chosen"].items():
+        difference = f"{100 * mean:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]"
+        lines += ["", f"{label} of the study (mean of its last three rounds) minus the chosen fine-tuning: {difference}."]
     lines += ["", f"Reproduce: `{result['command']}`.", ""]
     return "\n".join(lines)
 
@@ -151,6 +165,7 @@ def main() -> None:
         "local": t_interval([found[s]["local"] for s in REPORTED])[:3],
         "median_images": [found[s]["median_images"] for s in REPORTED],
         "rows": rows,
+        "study_minus_chosen": {} if given.settings else against_study(given.results, found, chosen),
         "seeds": list(found.values()),
     }
     given.results.mkdir(parents=True, exist_ok=True)
