@@ -5,6 +5,7 @@ Needs the extra ``text`` (``pip install 'fedkd[text]'``); nothing else of fedkd 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -74,12 +75,14 @@ class Cached:
     def __init__(self, model: PreTrainedModel) -> None:
         model.eval()
         self.model = model
+        # transformers 5.24 renamed the argument and the output's field
+        self.name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
     @torch.inference_mode()
     def start(self, prefix: Tensor) -> tuple[Tensor, Branches]:
         """prefix [P] int64 -> (log-probabilities [V] of the next token in nats, its keys and values)."""
         out = self.model(prefix[None], use_cache=True, logits_to_keep=1)
-        layers = out.past_key_values.layers
+        layers = getattr(out, self.name).layers
         if any(type(layer) is not DynamicLayer for layer in layers):
             raise ValueError(f"{type(self.model).__name__}: only plain caches of keys and values can be shared by branches")
         empty = [(layer.keys[:, :, :0], layer.values[:, :, :0]) for layer in layers]
@@ -91,7 +94,7 @@ class Cached:
         """Continue branches: ``parents`` [B] rows of ``past``, ``tokens`` [B] -> (log-probabilities [B, V], past [B])."""
         pairs = zip(past.prefix, past.rest, strict=True)
         layers = [_Shared(prefix, rest[0][parents], rest[1][parents]) for prefix, rest in pairs]
-        out = self.model(tokens[:, None], past_key_values=Cache(layers=[*layers]), use_cache=True)
+        out = self.model(tokens[:, None], **{self.name: Cache(layers=[*layers])}, use_cache=True)
         logs = F.log_softmax(out.logits[:, -1].float(), dim=-1)
         return logs, Branches(past.prefix, [layer.rest for layer in layers])
 
