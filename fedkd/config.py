@@ -6,12 +6,9 @@ and ``<slot>.args`` (the inside of a TOML inline table as a string).
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import hashlib
-import inspect
 import json
-import textwrap
 import tomllib
 import types
 import typing
@@ -305,12 +302,19 @@ def parse_args(text: str, config: type[T], where: str) -> T:
         raise ConfigError(f"{where} = {text!r} is not the inside of a TOML inline table: {error}") from None
     if set(whole) != {"x"}:
         raise ConfigError(f"{where} = {text!r} is more than the inside of one TOML inline table")
-    table = whole["x"]
+    return parse_table(whole["x"], config, where)
+
+
+def parse_table(table: Mapping[str, Any], config: type[T], where: str) -> T:
+    """A table -> the dataclass ``config``; ``where`` names the table in errors.
+
+    Raises: ConfigError for an unknown or missing field or a wrong type, listing the fields with defaults.
+    """
     fields = {f.name: f for f in dataclasses.fields(config)}  # type: ignore[arg-type]
     unknown = sorted(set(table) - set(fields))
     if unknown:
         raise ConfigError(f"{where}: unknown field {unknown[0]!r}; valid fields: {_known(fields.values())}")
-    needed = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in table]
+    needed = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING and n not in table]
     if needed:
         raise ConfigError(f"{where}: {needed[0]} must be given; fields: {_known(fields.values())}")
     hints = typing.get_type_hints(config)
@@ -344,22 +348,6 @@ def typed(where: str, value: Any, hint: Any) -> Any:
     if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
     raise ConfigError(f"{where} = {value!r} has the wrong type; expected {_spell(hint)}")
-
-
-def field_docs(config: type) -> dict[str, str]:
-    """The docstring under each field of a dataclass, read from its source (for ``list`` and the reference pages)."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
-    docs: dict[str, str] = {}
-    name = ""
-    for node in body.body if isinstance(body, ast.ClassDef) else []:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            name = node.target.id
-        elif name and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            docs[name] = str(node.value.value).strip()
-            name = ""
-        else:
-            name = ""
-    return docs
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fedkd import plugins
-from fedkd.config import field_docs
+from fedkd.plugins import field_docs
 
 
 def catalogue(slots: Iterable[str]) -> list[dict[str, Any]]:

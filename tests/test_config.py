@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkd import plugins
-from fedkd.config import Experiment, digest8, experiment_from, field_docs, key_of, parse_args, read_config, together, typed
+from fedkd.config import Experiment, digest8, experiment_from, key_of, parse_args, read_config, together, typed
 from fedkd.errors import ConfigError
 from fedkd.partition import CONFIGS as PARTITIONS
+from fedkd.plugins import field_docs
 
 ROOT = Path(__file__).resolve().parents[1]
 FIELDS = {f.name: f for f in dataclasses.fields(Experiment)}

@@ -19,8 +19,7 @@ import numpy as np
 import pytest
 
 from fedkd import metrics
-from fedkd.config import field_docs
-from fedkd.plugins import available
+from fedkd.plugins import available, field_docs
 from fedkd.scores import Table
 
 ATTACKS = {name: importlib.import_module(f"fedkd.attacks.{name}") for name in available("attacks")}

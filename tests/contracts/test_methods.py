@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from fedkd import plugins
-from fedkd.config import Experiment, field_docs
+from fedkd.config import Experiment
 from fedkd.methods import local
+from fedkd.plugins import field_docs
 from fedkd.prepare import open_data, prepare
 from fedkd.setting import Setting
 from fedkd.store import Commit, digest

@@ -1,0 +1,1 @@
+"""Corpora: texts with the natural client of each record."""
