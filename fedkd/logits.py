@@ -15,8 +15,13 @@ def widened(logits: Tensor) -> Tensor:  # [B, C] any float dtype -> [B, C] float
 
 
 def log_soft(logits: Tensor, temperature: float) -> Tensor:  # [B, C] -> [B, C] log probabilities
-    """log softmax(logits / temperature), widened first."""
-    return F.log_softmax(widened(logits) / temperature, dim=-1)
+    """log softmax(logits / temperature), widened first.
+
+    The temperature is a tensor because a GPU turns division by a Python number into a product with its reciprocal, which
+    would part this path by a bit from one whose temperature differs by position (``fedkd.soft_targets``).
+    """
+    wide = widened(logits)
+    return F.log_softmax(wide / torch.full((), temperature, dtype=wide.dtype, device=wide.device), dim=-1)
 
 
 def teacher_of(loss: str, teacher_logits: Tensor | None) -> Tensor:  # [B, C] -> [B, C] without gradient
