@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tomllib
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -43,11 +44,50 @@ def run(
     port: Port = 0,
     format: Format = "text",
 ) -> None:
-    """Run one configuration."""
+    """Run one configuration: a federation, or a central study (kind = "swing")."""
+    if _kind(config) == "swing":
+        _swing(config, grid, sets, output, seed, seeds, workers)
+        return
     changes = {"output": output, "seed": seed, "seeds": seeds, "workers": workers, "num_nodes": nodes}
     with _usage():
         experiment = runs_of.load(config, sets or (), **changes, overwrite=overwrite or None)
     _end(_execute(experiment, grid, port, format), format)
+
+
+def _kind(config: Path) -> str:
+    """The kind of study that a configuration asks for; "" = a federation."""
+    try:
+        return str(tomllib.loads(config.read_text(encoding="utf-8")).get("kind", ""))
+    except (OSError, ValueError):
+        return ""  # what is wrong with the file is said by whoever reads it
+
+
+def _swing(
+    config: Path,
+    grid: str,
+    sets: list[str] | None,
+    output: str | None,
+    seed: int | None,
+    seeds: str | None,
+    workers: int | None,
+) -> None:
+    from simulations.swing import run as run_study
+
+    root = Path(output or os.environ.get("FEDKD_OUTPUT", "") or Path.cwd() / "runs")
+    with _usage():
+        if sets or grid != "inprocess":
+            raise ConfigError("a swing study reads its configuration file alone: --set and --grid flower are for federations")
+        chosen = [seed] if seed is not None else [int(s) for s in seeds.split(",")] if seeds else None
+        try:
+            folder = run_study(config, root, workers or 2, out.print, chosen)
+        except RunError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(runs_of.FAILED) from None
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on where it was", file=sys.stderr)
+            raise typer.Exit(runs_of.INTERRUPTED) from None
+    out.print((folder / "results.md").read_text(encoding="utf-8"))
+    out.print(f"report: {folder / 'report.html'}")
 
 
 @app.command()

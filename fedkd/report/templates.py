@@ -171,9 +171,30 @@ COMPARISON = """{% extends "shell" %}{% from "macros" import figure, table %}
 {% endblock %}
 """
 
+STUDY = """{% extends "shell" %}{% from "macros" import figure, table %}
+{% block content %}
+<h1>{{ title }}</h1>
+<p class="under">{{ subtitle }}</p>
+{% for line in verdicts %}
+<p class="verdict{% if line.bad %} bad{% endif %}">{{ line.text }}</p>
+{% endfor %}
+{% for part in sections %}
+<h2>{{ part.title }}</h2>
+{% for line in part.lines %}<p>{{ line }}</p>{% endfor %}
+
+{% if part.table %}{{ table(part.table) }}{% endif %}
+{% if part.picture %}{{ figure(part.picture) }}{% endif %}
+{% endfor %}
+<h2>How to reproduce</h2>
+<pre>{{ command }}</pre>
+<h2>Limits</h2>
+<ul class="notes">{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>
+{% endblock %}
+"""
+
 
 def render(template: str, values: dict[str, Any]) -> str:
-    """One of the pages, ``"run"`` or ``"comparison"``, as HTML text.
+    """One of the pages, ``"run"``, ``"comparison"`` or ``"study"``, as HTML text.
 
     Raises: jinja2.UndefinedError where a value that the template prints is missing.
     """
@@ -182,7 +203,7 @@ def render(template: str, values: dict[str, Any]) -> str:
 
     import fedkd
 
-    pages = {"macros": MACROS, "shell": SHELL, "run": RUN, "comparison": COMPARISON}
+    pages = {"macros": MACROS, "shell": SHELL, "run": RUN, "comparison": COMPARISON, "study": STUDY}
     environment = Environment(loader=DictLoader(pages), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                               lstrip_blocks=True)  # fmt: skip
     environment.filters["markup"] = Markup

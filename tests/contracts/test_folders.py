@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import pytest
 
 from fedkd import plugins
 from fedkd.config import experiment_from, read_config
+from fedkd.swing_plan import read_plan
 from server.server_app import check_before_start
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
+EVERY = sorted((ROOT / "configs").glob("*.toml"))
+STUDIES = [p for p in EVERY if tomllib.loads(p.read_text()).get("kind") == "swing"]
+CONFIGS = [p for p in EVERY if p not in STUDIES]
 KEYS = {"methods": "method.name", "models": "model.name", "losses": "loss.name", "data": "data.name",
         "executors": "executor.name"}  # fmt: skip
 ALWAYS = {("losses", "kl"), ("losses", "ce")}
@@ -49,7 +53,14 @@ def test_every_configuration_builds_a_setting(path: Path) -> None:
     setting.module.schema(setting, 0)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
+def test_every_study_is_a_valid_plan(path: Path) -> None:
+    plan = read_plan(path)
+    assert plan.name == path.stem
+    assert plan.tasks()
+
+
+@pytest.mark.parametrize("path", EVERY, ids=lambda p: p.stem)
 def test_a_configuration_is_short_and_says_what_it_is(path: Path) -> None:
     text = path.read_text()
     assert text.startswith("# "), "the first line says in words what this configuration is for"

@@ -1,0 +1,233 @@
+"""A swing study as a configuration: text, canaries, models, regimes, and the arms that share them (specs: swing, 3 and 5)."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from fedkd import canary, plugins
+from fedkd.config import digest8, parse_args, parse_table
+from fedkd.distill import Training
+from fedkd.errors import ConfigError
+from fedkd.language import Size
+from fedkd.losses import swing as swing_loss
+
+T = TypeVar("T")
+
+FORMAT = 1
+"""Version of every draw and file of a study; part of its hash."""
+
+Regime = Literal["R1", "R2", "R3"]
+KD_WEIGHT = {"R1": 0.5, "R2": 1.0, "R3": 1.0}
+"""Weight of the soft targets: R1 distils on the teacher's own rows; R2 on the same rows with fresh digits in every copy; R3 on
+text alone (specs: swing, section 5)."""
+
+TEACHERS = ("private", "control", "public")
+"""private: the rows with the canaries; control: text in their place; public: other plays and the decoys only."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """The text that is learned, and how it is cut."""
+
+    name: str = "shakespeare"
+    """a file of fedkd/texts"""
+    args: str = ""
+    """its Config"""
+    root: str = ""
+    """folder of its files; empty = the usual places"""
+    width: int = 64
+    """tokens of a row, after the first"""
+    rows: int = 1600
+    """rows of text, without decoys and canaries"""
+    validation: int = 500
+    """rows of other groups (plays, senders), for perplexity"""
+
+
+@dataclass(frozen=True)
+class Net:
+    """A decoder and how it is trained."""
+
+    family: str = "gpt2"
+    """see fedkd.language.Size"""
+    width: int = 64
+    """values per position"""
+    layers: int = 2
+    """blocks"""
+    heads: int = 4
+    """attention heads"""
+    epochs: int = 8
+    """passes over its rows"""
+    learning_rate: float = 3e-3
+    """the largest"""
+    batch_size: int = 32
+    """rows per step"""
+
+    @property
+    def training(self) -> Training:
+        """Its optimizer."""
+        return Training(self.epochs, self.learning_rate, self.batch_size)
+
+    def size(self, vocabulary: int, context: int) -> Size:
+        """Its shape for a vocabulary."""
+        return Size(self.family, vocabulary, self.width, self.layers, self.heads, context)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study: what is learned, by whom, protected how, and asked for what."""
+
+    name: str
+    """names the study; not part of the hash"""
+    seeds: tuple[int, ...] = (0,)
+    """each draws text, canaries, teachers and students anew"""
+    regimes: tuple[Regime, ...] = ("R2", "R1")
+    """transfer sets, see KD_WEIGHT"""
+    arms: tuple[str, ...] = ()
+    """names of ARMS; empty = all that make sense in a regime"""
+    long_arms: tuple[str, ...] = ()
+    """arms that are also trained ``long_factor`` times as long, in the first regime"""
+    long_factor: int = 3
+    """epochs of a long arm over those of the others"""
+    divergence: str = "kl"
+    """a file of fedkd/losses"""
+    divergence_args: str = "temperature = 1.0, squared = false"
+    """its Config; the protection sets the temperatures"""
+    sensitivity: str = "regex"
+    """a file of fedkd/sensitivity that works on text"""
+    sensitivity_args: str = ""
+    """its Config"""
+    text: Text = field(default_factory=Text)
+    """the text"""
+    canaries: canary.Config = field(default_factory=partial(canary.Config, references=0))
+    """the secrets"""
+    teacher: Net = field(default_factory=partial(Net, width=128, epochs=10, learning_rate=2e-3))
+    """teacher, control teacher and public model"""
+    student: Net = field(default_factory=Net)
+    """all students"""
+    protection: swing_loss.Config = field(default_factory=swing_loss.Config)
+    """of the arms ``swing``, ``temperature``, ``noise`` and their kin"""
+
+    @property
+    def hash(self) -> str:
+        """Eight hex digits over all that determines a student's numbers, seeds and lists of arms aside."""
+        skipped = ("name", "seeds", "regimes", "arms", "long_arms")
+        return digest8(
+            {"format": FORMAT, **{f.name: repr(getattr(self, f.name)) for f in fields(self) if f.name not in skipped}}
+        )
+
+    def tasks(self) -> list[Task]:
+        """Every student of the study, the headline regime first."""
+        found = []
+        for seed in self.seeds:
+            for place, regime in enumerate(self.regimes):
+                names = self.arms or tuple(ARMS)
+                found += [Task(seed, regime, a, 1) for a in names if regime in ARMS[a].regimes]
+                if place == 0:
+                    found += [Task(seed, regime, a, self.long_factor) for a in self.long_arms if regime in ARMS[a].regimes]
+        return found
+
+
+@dataclass(frozen=True)
+class Task:
+    """One student."""
+
+    seed: int
+    regime: Regime
+    arm: str
+    factor: int
+    """epochs over the student's own"""
+
+    @property
+    def stem(self) -> str:
+        """Stem of its file."""
+        return f"s{self.seed}-{self.regime}-{self.arm}" + (f"-x{self.factor}" if self.factor > 1 else "")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How a student's lesson differs from plain distillation."""
+
+    label: str
+    """in tables"""
+    source: Literal["none", "teacher", "control", "nothing", "type", "prior", "public"] = "teacher"
+    """what private positions learn from: no soft target anywhere, the private or the control teacher, nothing (redaction), the
+    uniform distribution over the type's tokens, the type's unigram frequencies, the public model"""
+    changes: tuple[tuple[str, Any], ...] | None = None
+    """fields of the protection to change; None = no protection"""
+    masked: bool = True
+    """no hard label at private positions"""
+    oracle: bool = False
+    """private positions are known, not detected"""
+    regimes: tuple[Regime, ...] = ("R1", "R2")
+    """where it says something of its own"""
+
+
+_NO_NOISE: tuple[tuple[str, Any], ...] = (("noise", "none"),)
+_FLAT: tuple[tuple[str, Any], ...] = (("temperature_high", 1.0),)
+_BOTH: tuple[tuple[str, Any], ...] = (*_NO_NOISE, ("temperature_side", "both"))
+_BOTH_SQUARED: tuple[tuple[str, Any], ...] = (*_BOTH, ("temperature_squared", True))
+
+ARMS: dict[str, Arm] = {
+    "ce": Arm("text only (CE)", "none", masked=False),
+    "kd": Arm("KD", masked=False, regimes=("R1", "R2", "R3")),
+    "masked_kd": Arm("KD, hard labels masked", regimes=("R1",)),
+    "control": Arm("KD, control teacher", "control", masked=False, regimes=("R1", "R2", "R3")),
+    "temperature": Arm("dynamic temperature only", changes=_NO_NOISE),
+    "noise": Arm("noise only", changes=_FLAT),
+    "swing": Arm("swing", changes=()),
+    "swing_oracle": Arm("swing, private positions known", changes=(), oracle=True, regimes=("R2",)),
+    "swing_unmasked": Arm("swing, hard labels not masked", changes=(), masked=False, regimes=("R1",)),
+    "both_squared": Arm("dynamic temperature, both sides, T^2", changes=_BOTH_SQUARED, regimes=("R1",)),
+    "both": Arm("dynamic temperature, both sides", changes=_BOTH, regimes=("R1",)),
+    "redaction": Arm("redaction", "nothing"),
+    "typed": Arm("typed redaction, uniform", "type"),
+    "typed_prior": Arm("typed redaction, prior of the type", "prior"),
+    "public": Arm("public substitution", "public"),
+}  # fmt: skip
+"""The arms of a study (specs: swing, section 3)."""
+
+
+def read_plan(path: Path) -> Plan:
+    """A TOML file with ``kind = "swing"``, the fields of :class:`Plan`, and tables for text, canaries, teacher, student and
+    protection.
+
+    Raises: ConfigError for a missing file, text that is not TOML, an unknown field or arm, a wrong type or value.
+    """
+    try:
+        whole = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"no configuration {path}: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path.name} is not valid TOML: {error}") from None
+    if whole.pop("kind", "swing") != "swing":
+        raise ConfigError(f'{path.name}: kind must be "swing"')
+    default = Plan(path.stem)
+    tables = ("text", "canaries", "teacher", "student", "protection")
+    own = {name: _changed(getattr(default, name), whole.pop(name, {}), f"{path.name}: [{name}]") for name in tables}
+    plan = replace(parse_table({"name": path.stem, **whole}, Plan, path.name), **own)
+    wrong = [a for a in (*plan.arms, *plan.long_arms) if a not in ARMS]
+    if wrong:
+        raise ConfigError(f"{path.name}: unknown arm {wrong[0]!r}; valid: {', '.join(ARMS)}")
+    unknown = [r for r in plan.regimes if r not in KD_WEIGHT]
+    if unknown or not plan.regimes or not plan.seeds:
+        raise ConfigError(f"{path.name}: regimes are R1, R2 and R3, at least one; and at least one seed is needed")
+    module = plugins.find("sensitivity", plan.sensitivity)
+    if not hasattr(module, "find"):
+        raise ConfigError(f"{path.name}: sensitivity {plan.sensitivity!r} reads losses, not text; valid here: regex, constant")
+    parse_args(plan.sensitivity_args, module.Config, "sensitivity_args")
+    return plan
+
+
+def _changed(default: T, table: Any, where: str) -> T:
+    """The default dataclass with a table's values."""
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where} must be a table")
+    known = {f.name: getattr(default, f.name) for f in fields(default)}  # type: ignore[arg-type]
+    unknown = sorted(set(table) - set(known))
+    if unknown:
+        raise ConfigError(f"{where}: unknown field {unknown[0]!r}; valid fields: {', '.join(known)}")
+    return parse_table({**known, **table}, type(default), where)

@@ -1,0 +1,213 @@
+"""One seed of a swing study on made-up text: what each set holds, what each arm learns, and what is neutral."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from fedkd import canary, swing
+from fedkd.errors import ConfigError, DataError
+from fedkd.losses.swing import Config as Protection
+from fedkd.swing import Bench
+from fedkd.swing_plan import ARMS, Net, Plan, Task, Text, read_plan
+
+SMALL = Plan(
+    "small",
+    text=Text("template", rows=30, validation=10),
+    canaries=canary.Config(repetitions=(0, 2), per_count=2, decoys=4, references=0),
+    teacher=Net(width=16, layers=1, heads=2, epochs=1),
+    student=Net(width=16, layers=1, heads=2, epochs=1),
+)
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    return Bench(SMALL, 0)
+
+
+@pytest.fixture(scope="module")
+def teacher(bench: Bench) -> Callable[[str], PreTrainedModel]:
+    private = bench.train_teacher("private")
+    public = bench.train_teacher("public")
+    return lambda kind: public if kind == "public" else private
+
+
+def test_rows_hold_what_their_names_say(bench: Bench) -> None:
+    texts = {name: [r.text for r in bench.records(name)] for name in ("private", "control", "public", "fresh", "text")}
+    planted = [c for c in bench.canaries.canaries if c.repetitions]
+    assert [len(t) for t in texts.values()] == [38, 38, 34, 38, 34]
+    for c in bench.canaries.canaries:
+        held = {name: sum(f" {c.name} " in t for t in rows) for name, rows in texts.items()}
+        assert held == {"private": c.repetitions, "control": 0, "public": 0, "fresh": c.repetitions, "text": 0}
+    canary.verify(texts["private"], bench.canaries)
+    for c in planted:
+        assert not any(c.secret in text for text in texts["fresh"]), "a student of R2 never reads a secret"
+    assert sum(d in t for d in bench.canaries.decoys for t in texts["control"]) == 4
+    assert texts["private"][:30] == texts["control"][:30] == texts["fresh"][:30]
+    assert not set(texts["public"][:30]) & set(texts["private"])
+    assert not {r.text for r in bench.validation} & {t for rows in texts.values() for t in rows}
+
+
+def test_the_oracle_marks_the_digits_and_the_patterns_find_them(bench: Bench) -> None:
+    records = bench.records("fresh")
+    rows = bench.rows(records)
+    known = bench.likelihood(records, oracle=True)
+    digits = torch.isin(rows.tokens[:, 1:], torch.tensor(bench.tokens.digits)) & rows.real
+    assert torch.equal(known > 0, digits), "template text holds no digit of its own"
+    assert int(digits.sum()) == 6 * 8
+    assert torch.equal(bench.likelihood(records, oracle=False) >= 0.5, digits)
+
+
+@pytest.mark.parametrize("regime", ["R1", "R2"])
+def test_arms_differ_in_their_lesson_alone(bench: Bench, teacher: Callable[[str], PreTrainedModel], regime: str) -> None:
+    task = Task(0, "R1" if regime == "R1" else "R2", "kd", 1)
+    records = bench.transfer(task.regime, "teacher")
+    rows = bench.rows(records)
+    private = bench.likelihood(records, True) > 0
+    found = {
+        name: bench.lesson(replace(task, arm=name), rows, records, teacher)
+        for name, arm in ARMS.items()
+        if task.regime in arm.regimes and arm.source != "control"
+    }
+    weight = 0.5 if regime == "R1" else 1.0
+    kd = found["kd"][0]
+    assert kd.teacher is not None
+    assert float(kd.hard.max()) == 1 - weight
+    assert float(kd.soft.min()) == weight
+    assert found["ce"][0].teacher is None
+    redacted = found["redaction"][0]
+    assert float(redacted.hard[private].max()) == float(redacted.soft[private].max()) == 0
+    for name, (lesson, facts) in found.items():
+        assert facts["recall"] == facts["precision"] == 1.0
+        if lesson.teacher is not None and ARMS[name].source != "nothing":
+            assert torch.equal(lesson.teacher[~private & rows.real], kd.teacher[~private & rows.real]), name
+            if name not in ("kd", "masked_kd"):
+                assert not torch.equal(lesson.teacher[private], kd.teacher[private]), name
+    uniform = torch.softmax(found["typed"][0].teacher[private], dim=-1)  # type: ignore[index]
+    assert torch.allclose(uniform[:, list(bench.tokens.digits)], torch.tensor(0.1), atol=1e-5)
+    assert found["swing"][1]["charges"] > 0
+    assert "swing" in found
+    if regime == "R1":
+        assert "hard labels of 48 private tokens" in found["swing_unmasked"][1]["warning"]
+        assert "warning" not in found["swing"][1]
+
+
+def test_a_token_map_masks_the_secret(bench: Bench, teacher: Callable[[str], PreTrainedModel]) -> None:
+    records = bench.transfer("R2", "teacher")
+    _, facts = bench.lesson(Task(0, "R2", "swing", 1), bench.rows(records), records, teacher)
+    shown = facts["token_map"]
+    assert sum(s["token"] == "#" for s in shown) == 6
+    assert not any(s["token"].isdigit() for s in shown)
+    assert sorted({round(s["temperature"], 3) for s in shown}) == [1.0, 18.1]
+
+
+@pytest.mark.parametrize("how", ["neutral protection", "nothing is private"])
+def test_neutral_swing_is_plain_distillation_bit_for_bit(how: str) -> None:
+    if how == "neutral protection":
+        plan = replace(SMALL, protection=Protection(temperature_high=1.0, noise="none"))
+    else:
+        plan = replace(SMALL, sensitivity="oracle", sensitivity_args="")
+    bench = Bench(plan, 0)
+    model = bench.train_teacher("private")
+    one, other = (bench.student(Task(0, "R2", arm, 1), lambda kind: model) for arm in ("kd", "swing"))
+    for name in ("canaries", "perplexity", "type_mass", "type_nll"):
+        assert one[name] == other[name]
+
+
+def test_a_student_is_asked_for_every_secret(bench: Bench, teacher: Callable[[str], PreTrainedModel]) -> None:
+    result = bench.student(Task(0, "R2", "kd", 1), teacher)
+    assert [c["copies"] for c in result["canaries"]] == [0, 0, 2, 2]
+    assert all(0 <= c["bits"] <= 19.94 for c in result["canaries"])
+    assert result["steps"] == 2
+    assert 0 < result["type_mass"] < 1
+    assert result == bench.student(Task(0, "R2", "kd", 1), teacher), "the same seed gives the same numbers"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"text": Text("template", width=20, rows=30, validation=10)}, "text.width = 20 is too short"),
+        ({"text": Text("template", rows=10**6, validation=10)}, "too few rows of 64 tokens"),
+        ({"canaries": replace(SMALL.canaries, template="No fields")}, "needs {name} and {secret}"),
+        ({"canaries": replace(SMALL.canaries, per_count=10**6)}, "names asked for"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused_before_anything_is_trained(change: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Bench(replace(SMALL, **change), 0)  # type: ignore[arg-type]
+
+
+def test_a_canary_name_in_the_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    word = next(w for r in Bench(SMALL, 0).records("text") for w in r.text.split() if w.isalpha() and len(w) > 4)
+    monkeypatch.setattr(canary, "_names", lambda count, rng: [word, *(f"Bobob{i}" for i in range(count - 1))])
+    with pytest.raises(ConfigError, match="occurs in the text"):
+        Bench(SMALL, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seeds = []", "at least one seed"),
+        ('regimes = ["R9"]', "regimes are R1, R2 and R3"),
+        ('arms = ["magic"]', "unknown arm 'magic'; valid: ce, kd"),
+        ("[text]\nrow = 3", r"\[text\]: unknown field 'row'; valid fields: name"),
+        ("text = 3", r"\[text\] must be a table"),
+        ("[student]\nepochs = 1.5", "wrong type"),
+        ("[protection]\ntheta = 2.0", "theta"),
+        ('sensitivity = "gap"', "reads losses, not text"),
+        ('sensitivity = "magic"', "unknown sensitivity"),
+        ('kind = "federation"', 'kind must be "swing"'),
+        ("seeds =", "is not valid TOML"),
+    ],
+)
+def test_a_wrong_plan_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        read_plan(path)
+
+
+def test_what_changes_a_number_changes_the_hash() -> None:
+    assert SMALL.hash == replace(SMALL, name="x", seeds=(4,), arms=("kd",), long_arms=("kd",), regimes=("R1",)).hash
+    others = [replace(SMALL, text=replace(SMALL.text, rows=31)), replace(SMALL, protection=Protection(gamma=2.0))]
+    others += [replace(SMALL, student=replace(SMALL.student, epochs=2)), replace(SMALL, sensitivity="oracle")]
+    assert len({SMALL.hash, *(o.hash for o in others)}) == 5
+
+
+def test_greedy_decoding_follows_the_likeliest_token(bench: Bench, teacher: Callable[[str], PreTrainedModel]) -> None:
+    model = teacher("private")
+    prefix = bench._prefix("Kabemi")
+    row = prefix
+    for _ in range(4):
+        with torch.no_grad():
+            row = torch.cat([row, model(row[None], use_cache=False).logits[0, -1].argmax()[None]])
+    assert swing._greedy(swing.Cached(model), prefix, 4) == row[len(prefix) :].tolist()
+
+
+@pytest.mark.slow
+def test_s_distillation_leaks_and_swing_does_not() -> None:
+    """The smoke set-up of specs: swing, section 5, on the plays: KD above 12 bits at 64 copies, swing below 4."""
+    plan = Plan(
+        "smoke",
+        regimes=("R1",),
+        text=Text("shakespeare", rows=800, validation=100),
+        canaries=canary.Config(repetitions=(0, 64), per_count=8, decoys=64, references=0),
+        teacher=Net(epochs=8),
+        student=Net(epochs=8),
+    )
+    try:
+        bench = Bench(plan, 0)
+    except DataError as error:
+        pytest.skip(str(error))
+    private = bench.train_teacher("private")
+    bits = {}
+    for arm in ("kd", "swing"):
+        found = bench.student(Task(0, "R1", arm, 1), lambda kind: private)
+        bits[arm] = sum(c["bits"] for c in found["canaries"] if c["copies"]) / 8
+    assert bits["kd"] > 12
+    assert bits["swing"] < 4
