@@ -88,7 +88,8 @@ def test_one_seed_has_no_interval_over_seeds_and_no_leak_no_reduction() -> None:
 
 def test_the_page_says_what_leaked_and_stands_alone() -> None:
     students = [*study(), student("kd", 0, LEVELS["kd"], 3), student("kd", 0, LEVELS["kd"], regime="R1")]
-    shown = [{"token": "#", "likelihood": 0.9, "temperature": 18.1, "noise": 0.2}]
+    shown = [{"token": "i", "likelihood": 0.0, "temperature": 1.0, "noise": 0.0}] * 3
+    shown += [{"token": "#", "likelihood": 0.9, "temperature": 18.1, "noise": 0.2}] * 6
     summary = {**summarise(students), "name": "x", "command": "python -m simulations run configs/x.toml", "token_map": shown}
     summary = json.loads(json.dumps(summary).replace("NaN", "null"))  # as it comes back from summary.json
     html = page(Plan("x"), summary)
@@ -96,7 +97,8 @@ def test_the_page_says_what_leaked_and_stands_alone() -> None:
     assert html.index('class="verdict') < html.index("<h2>")
     assert "R2, 100 steps" in html
     assert "R2, 300 steps" in html
-    assert "18.1" in html
+    assert html.count("18.1") == 1, "tokens treated alike are one row"
+    assert ">######<" in html
     assert "http" not in html.replace("http-equiv", "")
     assert "mathdefault" not in html
     assert banned_in(html) == []

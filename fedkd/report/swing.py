@@ -127,10 +127,16 @@ def _number(value: float | None) -> float:
 
 
 def token_table(shown: Sequence[Mapping[str, Any]]) -> Table:
-    """The token map: per token its likelihood, temperature and noise; private strings are masked."""
-    rows = [[s["token"], f"{s['likelihood']:.2f}", f"{s['temperature']:.1f}", f"{s['noise']:.2f}"] for s in shown]
-    head_names = ["token", "likelihood", "temperature", "noise scale"]
-    return Table("Token map of one planted record (its secret masked)", head_names, ["code", "n", "n", "n"], rows)
+    """The token map: likelihood, temperature and noise of each run of tokens treated alike; private strings are masked."""
+    rows: list[list[str]] = []
+    for s in shown:
+        cells = [f"{s['likelihood']:.2f}", f"{s['temperature']:.1f}", f"{s['noise']:.2f}"]
+        if rows and rows[-1][1:] == cells:
+            rows[-1][0] += s["token"]
+        else:
+            rows.append([s["token"], *cells])
+    names = ["tokens", "likelihood", "temperature", "noise scale"]
+    return Table("Token map of the beginning of one planted record (its secret masked)", names, ["code", "n", "n", "n"], rows)
 
 
 def _by_copies(rows: Sequence[Mapping[str, Any]], copies: Sequence[str], name: str) -> Picture:
