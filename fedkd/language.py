@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -50,6 +51,41 @@ def build(size: Size, seed: int) -> PreTrainedModel:
         raise ConfigError(f"a language model needs sizes of at least 1 and a width that heads divides; got {size}")
     with rng.torch_scope(rng.key(seed, "language model")):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(_FAMILIES[size.family](size))
+    model.eval()
+    return model
+
+
+def folder_of(name: str) -> Path:
+    """A local folder of Hugging Face files, or a hub id: fetched into the user's cache, or found there without a network.
+
+    Raises: ConfigError where there is neither a folder nor a copy nor a network.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
+    except Exception as error:  # offline, unknown, gated: the library has a class for each
+        raise ConfigError(
+            f"{name!r} is no folder, and the hub gave nothing ({type(error).__name__}): give a local folder, or run once "
+            "with a network and without HF_HUB_OFFLINE"
+        ) from None
+
+
+def pretrained(name: str) -> PreTrainedModel:
+    """A causal model from a folder or hub id, float32, in evaluation mode; no code of the folder is run.
+
+    Raises: ConfigError where it cannot be found or read.
+    """
+    folder = folder_of(name)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False, dtype=torch.float32
+        )
+    except Exception as error:  # the library raises whatever the damaged file happened to break
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"{name}: no causal language model that transformers can read: {line}") from None
     model.eval()
     return model
 

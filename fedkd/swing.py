@@ -8,8 +8,8 @@ Swing distillation (arXiv 2212.08349) is reconstructed here from its abstract; s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from fedkd import canary, corpus, distill, keyed_noise, plugins, rng, signals, soft_targets, tokens
+from fedkd import canary, distill, keyed_noise, plugins, rng, signals, soft_targets
 from fedkd.attacks.exposure import exposure_exact
 from fedkd.config import parse_args
 from fedkd.distill import Lesson, Rows
 from fedkd.errors import ConfigError
-from fedkd.language import Cached, build
+from fedkd.language import Cached, build, pretrained
 from fedkd.losses import swing as swing_loss
-from fedkd.spans import Span, to_tokens
-from fedkd.swing_plan import ARMS, KD_WEIGHT, Net, Plan, Regime, Task
+from fedkd.swing_plan import ARMS, KD_WEIGHT, Net, Task
+from fedkd.swing_text import Material, Record, Set
 
 IMPOSSIBLE = -1e4
 """A logit whose probability is 0, and whose product with it is no NaN."""
@@ -35,148 +35,25 @@ FLOOR = 1e-9
 PROBES = 200
 """Secrets that nobody planted, for what is left of the type."""
 
-Set = Literal["private", "control", "public", "fresh", "text"]
-"""Rows of a teacher (the first three), or of a transfer set."""
 
+class Bench(Material):
+    """One seed of a study. Nothing is trained until it is asked for.
 
-@dataclass(frozen=True)
-class Record:
-    """One row before it is tokenised: its text and where its planted secret stands."""
-
-    text: str
-    secret: tuple[int, int] | None = None
-    """character offsets of the secret, for the oracle and for recall"""
-
-
-class Bench:
-    """One seed of a study: everything that its arms share. Nothing is trained until it is asked for.
-
-    Raises: ConfigError for a text too small, a canary longer than a row or whose symbols are not one token each, or a canary
-        name that occurs in the text; DataError for missing files.
+    Raises: as :class:`Material`.
     """
 
-    def __init__(self, plan: Plan, seed: int) -> None:
-        self.plan, self.seed = plan, seed
-        module = plugins.find("texts", plan.text.name)
-        texts = module.load(parse_args(plan.text.args, module.Config, "text.args"), plan.text.root)
-        self.canaries = canary.draw(plan.canaries, rng.experiment(seed, "swing canaries"))
-        copies = sum(c.repetitions for c in self.canaries.canaries)
-        t = plan.text
-        # an alphabet read from personal texts would tell what they hold
-        self.tokens = tokens.characters(tokens.ASCII if module.SPEC.personal else tokens.alphabet_of(texts.texts))
-        wanted = {"validation": t.validation, "public": t.rows, "text": t.rows + 2 * copies}
-        rows = self._chosen(texts.texts, texts.groups, wanted)
-        self.validation = [Record(r) for r in rows["validation"]]
-        self.public_text = [Record(r) for r in rows["public"]]
-        self.text = [Record(r) for r in rows["text"][: t.rows]]
-        self.fills = rows["text"][t.rows : t.rows + copies]
-        self.replaced = [Record(r) for r in rows["text"][t.rows + copies :]]
-        self._check(rows)
-
-    def _chosen(self, texts: Sequence[str], groups: Sequence[str], wanted: dict[str, int]) -> dict[str, list[str]]:
-        """Disjoint rows for each purpose, from disjoint groups (plays, senders); the last purpose takes what is left."""
-        stream = rng.experiment(self.seed, "swing text")
-        by_group: dict[str, list[str]] = {}
-        for text, group in zip(texts, groups, strict=True):
-            if len(text) >= self.plan.text.width:
-                by_group.setdefault(group, []).append(text)
-        names = sorted(by_group)
-        order = iter([names[i] for i in stream.permutation(len(names))])
-        found: dict[str, list[str]] = {}
-        for purpose, count in wanted.items():
-            pool: list[str] = []
-            last = purpose == list(wanted)[-1]
-            while last or len(pool) < count:
-                group_name = next(order, None)
-                if group_name is None:
-                    break
-                pool += by_group[group_name]
-            if len(pool) < count:
-                raise ConfigError(
-                    f"{self.plan.text.name} has too few rows of {self.plan.text.width} tokens for {purpose}: {count} are "
-                    f"needed, {len(pool)} are left; lower text.rows, text.validation or the canaries' counts"
-                )
-            found[purpose] = [pool[i] for i in stream.choice(len(pool), count, replace=False)]
-        return found
-
-    def _check(self, rows: dict[str, list[str]]) -> None:
-        """Canaries fit a row, their symbols are one token each, and their names occur nowhere else."""
-        for c in self.canaries.canaries:
-            ids, secret = self.tokens.encode(c.text), self.tokens.encode(c.secret)
-            if len(ids) > self.plan.text.width:
-                raise ConfigError(f"a canary has {len(ids)} tokens; text.width = {self.plan.text.width} is too short for it")
-            if len(secret) != len(c.secret):
-                raise ConfigError("each symbol of a secret must be one token of its own (BPE merges bias exposure)")
-        whole = "\x00".join(text for part in rows.values() for text in part)
-        taken = next((c.name for c in self.canaries.canaries if c.name in whole), None)
-        if taken is not None:
-            raise ConfigError(f"the canary name {taken!r} occurs in the text; use another seed or template")
-
-    # ----- rows ----------------------------------------------------------------------------------------------------------
-    def planted(self, fresh: bool) -> list[Record]:
-        """Every copy and decoy; ``fresh``: random digits in each, which no teacher has seen."""
-        stream = rng.experiment(self.seed, "swing fresh digits")
-        fills = iter(self.fills)
-        found: list[Record] = []
-        lines = [(c.text, c.secret) for c in self.canaries.canaries for _ in range(c.repetitions)]
-        lines += [(text, "") for text in self.canaries.decoys]
-        for text, secret in lines:
-            digits = secret or next(iter(_runs(text, self.plan.canaries.alphabet)))
-            start = text.rindex(digits)
-            if fresh:
-                drawn = stream.integers(len(self.plan.canaries.alphabet), size=len(digits))
-                new = "".join(self.plan.canaries.alphabet[i] for i in drawn)
-                text = text[:start] + new + text[start + len(digits) :]
-            fill = next(fills, None) if secret else None
-            found.append(
-                Record(
-                    text + "\n" + (fill or self.public_text[len(found) % len(self.public_text)].text),
-                    (start, start + len(digits)),
-                )
-            )
-        return found
-
-    def records(self, of: Set) -> list[Record]:
-        """The rows of a teacher, or of a transfer set."""
-        copies = sum(c.repetitions for c in self.canaries.canaries)
-        planted = self.planted(fresh=of == "fresh")
-        decoys = planted[copies:]
-        if of == "public":
-            return [*self.public_text, *decoys]
-        middle = {"private": planted[:copies], "fresh": planted[:copies], "control": self.replaced, "text": self.replaced}[of]
-        return [*self.text, *middle, *([] if of == "text" else decoys)]
-
-    def rows(self, records: Sequence[Record]) -> Rows:
-        """Token rows: the first token, then at most ``width`` tokens of each record."""
-        found = corpus.rows([r.text for r in records], self.tokens, self.plan.text.width, cut=False)
-        return Rows(torch.from_numpy(found.tokens), torch.from_numpy(found.lengths))
-
-    def transfer(self, regime: Regime, source: str) -> list[Record]:
-        """What students of a regime learn on; in R1 the control's students see no canary either (their labels would leak)."""
-        if regime == "R1":
-            return self.records("control" if source == "control" else "private")
-        return self.records("fresh" if regime == "R2" else "text")
-
-    def likelihood(self, records: Sequence[Record], oracle: bool) -> Tensor:
-        """[N, width] float32: how likely the token that each position predicts is private; whole records are scored."""
-        if oracle:
-            spans = [[] if r.secret is None else [Span(*r.secret, "digits", 1.0)] for r in records]
-        else:
-            module = plugins.find("sensitivity", self.plan.sensitivity)
-            config = parse_args(self.plan.sensitivity_args, module.Config, "sensitivity_args")
-            spans = module.find(config, [r.text for r in records])
-        found = torch.zeros(len(records), self.plan.text.width)
-        for row, (record, own) in enumerate(zip(records, spans, strict=True)):
-            if own:
-                values = to_tokens(own, self.tokens.encode_with_offsets(record.text)[1])[: self.plan.text.width]
-                found[row, : len(values)] = torch.as_tensor(values)
-        return found
-
-    # ----- models --------------------------------------------------------------------------------------------------------
     def fresh_model(self, net: Net, purpose: str) -> PreTrainedModel:
         """An untrained model; the same weights for every arm of a seed."""
-        size = net.size(self.tokens.vocabulary, self.plan.text.width + 1)
-        return build(size, rng.key(self.seed, f"swing {purpose}") & (2**31 - 1))
+        if not net.folder:
+            size = net.size(self.tokens.vocabulary, self.plan.text.width + 1)
+            return build(size, rng.key(self.seed, f"swing {purpose}") & (2**31 - 1))
+        model = pretrained(net.folder)
+        context = int(getattr(model.config, "max_position_embeddings", 2**31))
+        if context < self.plan.text.width:
+            raise ConfigError(f"{net.folder} reads {context} tokens; text.width = {self.plan.text.width} is more")
+        if int(model.config.vocab_size) < self.tokens.vocabulary:
+            raise ConfigError(f"{net.folder} has {model.config.vocab_size} tokens, its tokenizer {self.tokens.vocabulary}")
+        return model
 
     def train_teacher(self, kind: Set, said: Callable[[int, int], None] = lambda a, b: None) -> PreTrainedModel:
         """One of TEACHERS."""
@@ -214,7 +91,7 @@ class Bench:
         if arm.source == "nothing":
             soft = torch.where(private, 0.0, soft)
         elif arm.source in ("type", "prior"):
-            logits[private] = self._typed(rows, private, arm.source == "prior")
+            logits[private] = self._typed(rows, private, logits.shape[2], arm.source == "prior")
         elif arm.source == "public":
             logits[private] = distill.teacher_logits(teacher("public"), rows)[private]
         elif arm.changes is not None:
@@ -280,14 +157,14 @@ class Bench:
             raise ConfigError('noise_key = "redraw" needs a teacher that is asked at each use; valid here: content, row')
         return keyed_noise.row_keys(np.arange(len(rows)), rows.tokens.shape[1] - 1, secret)
 
-    def _typed(self, rows: Rows, private: Tensor, prior: bool) -> Tensor:
+    def _typed(self, rows: Rows, private: Tensor, vocabulary: int, prior: bool) -> Tensor:
         """Logits [M, V] of a target over the secret's alphabet alone: uniform, or by its unigram frequencies in the rows."""
         alphabet = self.alphabet
         counts = torch.ones(len(alphabet))
         if prior:
             labels = rows.tokens[:, 1:][private]
             counts = counts + (labels[:, None] == alphabet[None, :]).sum(dim=0)
-        logits = torch.full((int(private.sum()), self.tokens.vocabulary), IMPOSSIBLE)
+        logits = torch.full((int(private.sum()), vocabulary), IMPOSSIBLE)
         logits[:, alphabet] = (counts / counts.sum()).log()
         return logits
 
@@ -302,17 +179,15 @@ class Bench:
         others = (own[:, alphabet].sum(dim=1) - true) / (len(alphabet) - 1)
         return float((true - others)[inside].mean())
 
-    @property
-    def alphabet(self) -> Tensor:
-        """[A] token ids of the secret's symbols."""
-        return torch.tensor([self.tokens.encode(symbol)[0] for symbol in self.plan.canaries.alphabet])
-
     def student(self, task: Task, teacher: Callable[[str], PreTrainedModel]) -> dict[str, Any]:
         """Train one student and ask it for the secrets; the content of its result file."""
         records = self.transfer(task.regime, ARMS[task.arm].source)
         rows = self.rows(records)
         lesson, facts = self.lesson(task, rows, records, teacher)
         model = self.fresh_model(self.plan.student, "student")
+        if lesson.teacher is not None and lesson.teacher.shape[2] != int(model.config.vocab_size):
+            sizes = f"{lesson.teacher.shape[2]} tokens and the student {model.config.vocab_size}"
+            raise ConfigError(f"vocabularies differ: the teacher predicts {sizes}; use models of one family")
         net = replace(self.plan.student, epochs=self.plan.student.epochs * task.factor)
         module = plugins.find("losses", self.plan.divergence)
         config = parse_args(self.plan.divergence_args, module.Config, "divergence_args")
@@ -334,7 +209,7 @@ class Bench:
         sample = alphabet[torch.from_numpy(draw)]
         found = []
         for c in self.canaries.canaries:
-            prefix = self._prefix(c.name)
+            prefix = self.prefix(c.name)
             secret = torch.tensor(self.tokens.encode(c.secret))
             rank = signals.rank_of_secret(cached, prefix, secret, alphabet, sample=sample)
             bits = (
@@ -346,7 +221,7 @@ class Bench:
                 "id": c.id, "copies": c.repetitions, "bits": bits, "estimator": rank.estimator, "tied": rank.tied,
                 "logprob": rank.logprob, "greedy": _greedy(cached, prefix, len(secret)) == secret.tolist(),
             })  # fmt: skip
-        never = [self._prefix(c.name) for c in self.canaries.canaries if c.repetitions == 0]
+        never = [self.prefix(c.name) for c in self.canaries.canaries if c.repetitions == 0]
         mass = [float(cached.start(p)[0][alphabet].exp().sum()) for p in never]
         return {
             "canaries": found,
@@ -354,10 +229,6 @@ class Bench:
             "type_mass": float(np.mean(mass)) if mass else None,
             "type_nll": self._type_nll(model),
         }
-
-    def _prefix(self, name: str) -> Tensor:
-        before = self.plan.canaries.template.format(name=name, secret="\x00").partition("\x00")[0]
-        return torch.tensor([self.tokens.bos, *self.tokens.encode(before)])
 
     def _type_nll(self, model: PreTrainedModel) -> float:
         """Mean negative log-likelihood (nats) per symbol of secrets that nobody planted, after names that nobody used."""
@@ -369,7 +240,7 @@ class Bench:
         values = distill.losses(model, rows)
         total = []
         for row, c in enumerate(others.canaries):
-            first = len(self._prefix(c.name)) - 1
+            first = len(self.prefix(c.name)) - 1
             total.append(values[row, first : first + len(self.tokens.encode(c.secret))].mean())
         return float(torch.stack(total).mean())
 
@@ -382,16 +253,3 @@ def _greedy(model: Cached, prefix: Tensor, length: int) -> list[int]:
         rows, past = model.extend(past, torch.zeros(1, dtype=torch.int64), torch.tensor(found[-1:]))
         found.append(int(rows[0].argmax()))
     return found
-
-
-def _runs(text: str, alphabet: str) -> Iterable[str]:
-    """Runs of symbols of ``alphabet``, the last first."""
-    current = ""
-    for character in reversed(text):
-        if character in alphabet:
-            current = character + current
-        elif current:
-            yield current
-            current = ""
-    if current:
-        yield current

@@ -39,6 +39,10 @@ class Text:
     """its Config"""
     root: str = ""
     """folder of its files; empty = the usual places"""
+    tokenizer: Literal["characters", "bpe", "teacher"] = "characters"
+    """one token per character, byte-level BPE with single digits, or that of the teacher's folder"""
+    bpe_size: int = 1024
+    """tokens of the BPE, trained on the public rows"""
     width: int = 64
     """tokens of a row, after the first"""
     rows: int = 1600
@@ -46,11 +50,20 @@ class Text:
     validation: int = 500
     """rows of other groups (plays, senders), for perplexity"""
 
+    def __post_init__(self) -> None:
+        if min(self.width, self.rows, self.validation) < 1:
+            raise ConfigError(
+                f"text: width = {self.width}, rows = {self.rows}, validation = {self.validation}; each must be at least 1: an "
+                "empty transfer set teaches nothing"
+            )
+
 
 @dataclass(frozen=True)
 class Net:
     """A decoder and how it is trained."""
 
+    folder: str = ""
+    """pretrained: a folder of Hugging Face files or a hub id, trained on from there; empty = untrained, of the shape below"""
     family: str = "gpt2"
     """see fedkd.language.Size"""
     width: int = 64

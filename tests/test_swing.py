@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from tokenizers import Tokenizer as Backend
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from fedkd import canary, swing
+from fedkd import canary, language, swing, tokens
 from fedkd.errors import ConfigError, DataError
 from fedkd.losses.swing import Config as Protection
+from fedkd.sensitivity import regex
+from fedkd.spans import Span
 from fedkd.swing import Bench
 from fedkd.swing_plan import ARMS, Net, Plan, Task, Text, read_plan
 
@@ -149,6 +154,12 @@ def test_a_canary_name_in_the_text_is_refused(monkeypatch: pytest.MonkeyPatch) -
         Bench(SMALL, 0)
 
 
+def test_a_likelihood_outside_0_to_1_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(regex, "find", lambda config, texts: [[Span(0, 3, "digits", 1.5)] for _ in texts])
+    with pytest.raises(ConfigError, match=r"regex gave a likelihood outside \[0, 1\]"):
+        bench.likelihood(bench.records("fresh"), oracle=False)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -156,6 +167,7 @@ def test_a_canary_name_in_the_text_is_refused(monkeypatch: pytest.MonkeyPatch) -
         ('regimes = ["R9"]', "regimes are R1, R2 and R3"),
         ('arms = ["magic"]', "unknown arm 'magic'; valid: ce, kd"),
         ("[text]\nrow = 3", r"\[text\]: unknown field 'row'; valid fields: name"),
+        ("[text]\nrows = 0", "an empty transfer set teaches nothing"),
         ("text = 3", r"\[text\] must be a table"),
         ("[student]\nepochs = 1.5", "wrong type"),
         ("[protection]\ntheta = 2.0", "theta"),
@@ -181,7 +193,7 @@ def test_what_changes_a_number_changes_the_hash() -> None:
 
 def test_greedy_decoding_follows_the_likeliest_token(bench: Bench, teacher: Callable[[str], PreTrainedModel]) -> None:
     model = teacher("private")
-    prefix = bench._prefix("Kabemi")
+    prefix = bench.prefix("Kabemi")
     row = prefix
     for _ in range(4):
         with torch.no_grad():
@@ -211,3 +223,72 @@ def test_s_distillation_leaks_and_swing_does_not() -> None:
         bits[arm] = sum(c["bits"] for c in found["canaries"] if c["copies"]) / 8
     assert bits["kd"] > 12
     assert bits["swing"] < 4
+
+
+def saved(folder: Path, vocabulary: int, alphabet: str = "", context: int = 65) -> str:
+    """A tiny model and its tokenizer in Hugging Face's format; returns the folder."""
+    text = Bench(SMALL, 0).public_text
+    trained = tokens.bpe([r.text + alphabet for r in text], 300)
+    backend = Backend.from_str(json.dumps(trained.to_json()["tokenizer"]))
+    PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<bos>").save_pretrained(str(folder))
+    size = language.Size(vocabulary=vocabulary or trained.vocabulary, width=16, layers=1, heads=2, context=context)
+    language.build(size, 1).save_pretrained(str(folder))
+    return str(folder)
+
+
+def test_own_models_in_folders_are_teacher_and_student(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "own", 0)
+    plan = replace(
+        SMALL,
+        text=replace(SMALL.text, tokenizer="teacher"),
+        teacher=replace(SMALL.teacher, folder=folder),
+        student=replace(SMALL.student, folder=folder),
+    )
+    bench = Bench(plan, 0)
+    model = bench.train_teacher("private")
+    result = bench.student(Task(0, "R2", "swing", 1), lambda kind: model)
+    assert result["recall"] == 1.0
+    assert len(result["canaries"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("tokenizer", "different tokenizers"),
+        ("vocabulary", "vocabularies differ"),
+        ("context", "reads 20 tokens; text.width = 64 is more"),
+        ("missing", "is no folder, and the hub gave nothing"),
+        ("empty", "no causal language model that transformers can read"),
+        ("none", "needs teacher.folder"),
+    ],
+)
+def test_models_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, said: str) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    own = saved(tmp_path / "own", 0)
+    other = own
+    if change == "tokenizer":
+        other = saved(tmp_path / "other", 0, "zqzqzqzq" * 3)
+    elif change == "vocabulary":
+        other = saved(tmp_path / "other", 500)
+    elif change == "context":
+        own = other = saved(tmp_path / "other", 0, context=20)
+    elif change == "missing":
+        own = "nobody/nothing"
+    elif change == "empty":
+        (tmp_path / "bare").mkdir()
+        other = str(tmp_path / "bare")
+    how: Literal["characters", "teacher"] = "characters" if change == "empty" else "teacher"
+    plan = replace(
+        SMALL,
+        text=replace(SMALL.text, tokenizer=how),
+        teacher=replace(SMALL.teacher, folder="" if change in ("none", "empty") else own),
+        student=replace(SMALL.student, folder=other),
+    )
+    with pytest.raises(ConfigError, match=said):
+        distilled(plan)
+
+
+def distilled(plan: Plan) -> dict[str, Any]:
+    bench = Bench(plan, 0)
+    model = bench.train_teacher("private")
+    return bench.student(Task(0, "R2", "kd", 1), lambda kind: model)
