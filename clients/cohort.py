@@ -14,7 +14,7 @@ from flwr.app import RecordDict
 from torch import Tensor
 
 from clients import codec
-from fedkd import faults, fixed_point, plugins
+from fedkd import faults, fixed_point, outgoing, plugins
 from fedkd.errors import UploadError
 from fedkd.fixed_point import Sums
 from fedkd.prepare import Prepared
@@ -23,6 +23,7 @@ from fedkd.store import ClientStore
 from fedkd.train import Job, evaluate, stage
 from fedkd.types import Arrays, Broadcast, ClientData, Kinds, Split, Upload
 from fedkd.uploads import check
+from fedkd.vault import Vault
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,14 @@ class Worker:
         for client, version in zip(order.clients, order.versions, strict=True):
             try:
                 state, broadcast, data = self._open(order, client, version)
-                metrics = self._score(self._evaluation(state, broadcast, data), data, "average")
+                metrics = self._score(self._evaluation(outgoing.split(state)[0], broadcast, data), data, "average")
                 reply.content[f"metrics.{client}"] = codec.metric_record(metrics)
             except Exception as error:
                 reply.fail(client, error, self.setting.experiment.trusted)
         return reply.seal()
 
     def _open(self, order: Order, client: int, version: int) -> tuple[Arrays, Broadcast, ClientData]:
+        """The state is whole; a method is given its part of it alone."""
         state = self.store.read(client, version)
         return state, Broadcast(order.round, client, order.shared, order.own.get(client, {})), self.data.client(client)
 
@@ -119,7 +121,7 @@ class Worker:
                 if data.num_examples == 0:
                     reply.content[f"metrics.{client}"] = codec.metric_record({"num-examples": 0})
                     continue
-                job = self.setting.module.prepare(self.setting, state, broadcast, data)
+                job = self.setting.module.prepare(self.setting, outgoing.split(state)[0], broadcast, data)
             except Exception as error:
                 reply.fail(client, error, self.setting.experiment.trusted)
                 continue
@@ -138,13 +140,17 @@ class Worker:
         started: float,
     ) -> None:
         setting, client = self.setting, job.client
+        state, held = outgoing.split(state)
         metrics: dict[str, float] = {"num-examples": data.num_examples, "num-test": len(data.test)}
         if setting.experiment.score == "after_local":
             metrics.update(self._score(params, data, "local"))
         elif order.round > 0:
             metrics.update(self._score(self._evaluation(state, broadcast, data), data, "average"))
         new_state, kinds = setting.module.finish(setting, state, broadcast, data, job, params)
-        kinds = faults.spoil(kinds, order.round, client)
+        vault = Vault(self.store.folder / str(client))
+        out = outgoing.upload(setting, order.round, data, new_state, held, kinds, vault)
+        new_state = outgoing.joined(new_state, out.held)
+        kinds = faults.spoil(out.kinds, order.round, client)
         upload = Upload(client, data.num_examples, kinds)
         check(self.schema_of(setting, order.round), upload, self.max_bytes)
         encoded = {k: fixed_point.encode(v, upload.weight) for k, v in kinds.items()} if order.reduce else {}
@@ -156,6 +162,8 @@ class Worker:
         else:
             reply.content.update(codec.client_records(client, kinds))
         metrics["taught"] = int(bool(job.targets))
+        if outgoing.notes(setting):
+            metrics["charges"] = out.charges
         metrics["seconds"] = time.perf_counter() - started
         reply.content[f"metrics.{client}"] = codec.metric_record(metrics)
         version = order.round if new_state else -1

@@ -69,6 +69,14 @@ class Experiment:
     """the distillation loss (a file of fedkd/losses) of methods that distil"""
     loss_args: str = ""
     """its Config"""
+    mechanism_name: str = "none"
+    """what is done to uploads and broadcasts before they leave (a file of fedkd/mechanisms)"""
+    mechanism_args: str = ""
+    """its Config"""
+    sensitivity_name: str = "constant"
+    """how likely a label is private, for mechanisms that ask (a file of fedkd/sensitivity that reads arrays)"""
+    sensitivity_args: str = ""
+    """its Config"""
     executor_name: str = "loop"
     """how one worker trains its cohort (a file of fedkd/executors)"""
     data_name: str = "digits"
@@ -177,43 +185,20 @@ class Experiment:
 
     def hash8(self) -> str:
         """Eight hex digits over the keys that determine the result (not where or how fast it runs, not the seed)."""
-        return digest8({k: v for k, v in self.to_run_config().items() if k not in NOT_IN_HASH})
+        return digest8(determining(self.to_run_config()))
 
 
-_SLOTS = ("method", "model", "loss", "executor", "data", "partition", "audit")
+_SLOTS = ("method", "model", "loss", "mechanism", "sensitivity", "executor", "data", "partition", "audit")
 
-NOT_IN_HASH = frozenset(
-    [
-        "name",
-        "label",
-        "seed",
-        "seeds",
-        "variants",
-        "data.root",
-        "record",
-        "gpus-per-worker",
-        "cpus-per-worker",
-        "num-nodes",
-        "workers",
-        "on-failure",
-        "retries",
-        "max-failures",
-        "min-replies",
-        "node-wait-s",
-        "round-timeout-s",
-        "max-upload-mb",
-        "max-message-mb",
-        "output",
-        "state-root",
-        "resume",
-        "report",
-        "overwrite",
-        "trusted",
-        "provenance",
-        "command",
-    ]
-)
+NOT_IN_HASH = frozenset([
+    "name", "label", "seed", "seeds", "variants", "data.root", "record", "gpus-per-worker", "cpus-per-worker", "num-nodes",
+    "workers", "on-failure", "retries", "max-failures", "min-replies", "node-wait-s", "round-timeout-s", "max-upload-mb",
+    "max-message-mb", "output", "state-root", "resume", "report", "overwrite", "trusted", "provenance", "command",
+])  # fmt: skip
 """Keys that say how a run travels and what it tolerates, never what it computes."""
+
+LATER = {"mechanism.name": "none", "mechanism.args": "", "sensitivity.name": "constant", "sensitivity.args": ""}
+"""Keys that older runs do not have, with their defaults: at these they are left out, so that old hashes stay as they are."""
 
 ONE_START = frozenset(["num-nodes", "workers", "cpus-per-worker", "gpus-per-worker", "node-wait-s", "seeds", "variants"])
 """Keys that one start of Flower and Ray fixes: no variant may change them."""
@@ -252,6 +237,11 @@ def key_of(field_name: str) -> str:
     """``method_name`` -> ``method.name``; ``num_clients`` -> ``num-clients``."""
     head, _, rest = field_name.partition("_")
     return f"{head}.{rest.replace('_', '-')}" if head in _SLOTS and rest else field_name.replace("_", "-")
+
+
+def determining(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a flat run config that determine its result: what the hash covers."""
+    return {k: v for k, v in values.items() if k not in NOT_IN_HASH and not (k in LATER and v == LATER[k])}
 
 
 def digest8(values: Mapping[str, Any]) -> str:

@@ -121,3 +121,8 @@ def feature_kinds(z: Array, p: Array, ids: Array, labels: Array | None) -> Kinds
     """The record of an upload of rows."""
     out: Kinds = {"features": {"z": z}, "soft_labels": {"p": p}, "ids": {"i": ids}}
     return out if labels is None else {**out, "labels": {"y": labels}}
+
+
+def sample_ids(state: Arrays, wire: Array) -> Array:  # [m] wire ids -> [m] sample ids
+    """True sample ids of the rows of an upload, from the client's state after ``finish`` ("pending": wire id -> sample id)."""
+    return state["pending"][wire] if "pending" in state else wire

@@ -23,6 +23,14 @@ Loss = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
+class Plugin:
+    """A plug-in with its Config."""
+
+    module: ModuleType
+    config: Any
+
+
+@dataclass(frozen=True)
 class Setting:
     """What a method's functions may know about the run (never about the grid or the machine)."""
 
@@ -36,6 +44,10 @@ class Setting:
     """the distillation loss with its Config bound"""
     supervised: Loss
     """cross-entropy on labels"""
+    mechanism: Plugin
+    """what is done to uploads and broadcasts before they leave (fedkd.outgoing)"""
+    sensitivity: Plugin
+    """how likely a label is private, for mechanisms that ask"""
     device: torch.device
 
     @property
@@ -114,11 +126,16 @@ def build(experiment: Experiment, shape: tuple[int, ...], classes: int) -> Setti
         model=model,
         distillation=_bind("losses", experiment.loss_name, experiment.loss_args, "loss.args", method),
         supervised=_bind("losses", "ce", "", "loss.args", None),
+        mechanism=_plugin("mechanisms", experiment.mechanism_name, experiment.mechanism_args, "mechanism.args"),
+        sensitivity=_plugin("sensitivity", experiment.sensitivity_name, experiment.sensitivity_args, "sensitivity.args"),
         device=device_of(experiment),
     )
     one_row = torch.zeros(1, classes)
     setting.distillation(one_row, one_row, None)  # a loss that needs labels says so here, not in round 1
     module.check(setting)
+    refuse = getattr(setting.mechanism.module, "check", None)
+    if refuse is not None:
+        refuse(setting)
     return setting
 
 
@@ -128,6 +145,11 @@ def build_model(experiment: Experiment, shape: tuple[int, ...], classes: int) ->
     config = parse_args(experiment.model_args, module.Config, "model.args")
     with rng.torch_scope(0):  # layers draw as they are built; a run's weights come from `Setting.initial`
         return LayeredModel(module.build(config, shape, classes), shape, classes)
+
+
+def _plugin(slot: str, name: str, args: str, where: str) -> Plugin:
+    module = plugins.find(slot, name)
+    return Plugin(module, parse_args(args, module.Config, where))
 
 
 def _bind(slot: str, name: str, args: str, where: str, method: Any) -> Loss:

@@ -16,10 +16,10 @@ from fedkd.errors import UploadError
 from fedkd.fixed_point import Sums
 from fedkd.spread import worst_decile
 from fedkd.store import NEVER
-from fedkd.types import Array, Schema, Upload
+from fedkd.types import Array, Arrays, Schema, Upload
 from fedkd.uploads import Uploads, check
 
-COUNTED = ("num-examples", "num-test", "seconds", "taught")
+COUNTED = ("num-examples", "num-test", "seconds", "taught", "charges")
 """Metrics of an answer that sums and rows are made of: they must be finite and not negative."""
 
 
@@ -61,6 +61,10 @@ class Round:
     answers: dict[int, Answer] = field(default_factory=dict)
     failures: dict[int, Failure] = field(default_factory=dict)
     bytes_down: dict[int, int] = field(default_factory=dict)
+    held: Arrays = field(default_factory=dict)
+    """the mechanism's state on the server, committed with the round"""
+    charges_down: dict[int, int] = field(default_factory=dict)
+    """rows that the mechanism released anew to a client in this round"""
     wire_up: int = 0
     wire_down: int = 0
 
@@ -196,6 +200,9 @@ class Round:
                 "val_accuracy": None,
                 "val_loss": None,
             }
+            if "charges" in answer.metrics:  # only a run with a mechanism counts releases
+                row["charges"] = int(answer.metrics["charges"])
+                row["charges_down"] = self.charges_down.get(client, 0)
             fill_score(row, answer.metrics, "local")
             rows.append(row)
         return rows

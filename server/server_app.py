@@ -15,7 +15,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from clients.cohort import one_thread
-from fedkd import plugins
+from fedkd import outgoing, plugins
 from fedkd import setting as settings
 from fedkd.config import Experiment, experiment_from, parse_args
 from fedkd.errors import ConfigError, RunError, WaitExpired
@@ -23,10 +23,11 @@ from fedkd.prepare import Prepared, data_hash, open_data, prepare
 from fedkd.setting import Setting
 from fedkd.store import Commit, Lines, read_commit
 from fedkd.types import Array
+from fedkd.vault import Vault
 from server.nodes import Hello, greet, place, wait_for_nodes
 from server.run_folder import JSONL, open_folder, run_id, state_root_of, write_json, write_start
 from server.strategy import MethodStrategy, OnRound
-from server.summary import summarize
+from server.summary import charges, summarize
 
 app = ServerApp()
 
@@ -105,8 +106,10 @@ def _run(grid: Grid, experiment: Experiment, index: int, folder: Path, on_round:
     lines = Lines(folder, JSONL, commit.offsets)
     if not experiment.resume or not (folder / "environment.json").exists():
         write_start(folder, experiment, data, _facts(grid, hellos, data))
+    run = run_id(experiment)
+    vault = Vault(state_root_of(experiment) / run / "server")
     strategy = MethodStrategy(
-        setting, [h.node for h in hellos], home, sizes, run_id(experiment), index, commit, lines, folder, on_round
+        setting, [h.node for h in hellos], home, sizes, run, index, commit, lines, folder, vault, on_round
     )
     strategy.start(grid)
     _finish(experiment, setting, strategy, folder, time.perf_counter() - started, resumed_at)
@@ -146,6 +149,9 @@ def _finish(
     failures = int(strategy.commit.counters.get("failures", 0))
     blocks = [f"block{i}" for i in range(1, setting.model.blocks + 1)] + ["classifier"]
     summary = summarize(experiment, folder, strategy.commit.final_sha256(), failures, seconds, resumed_at, blocks)
+    said = outgoing.notes(setting)
+    if said:
+        summary["mechanism"] = {**said, **charges(folder)}
     write_json(folder / "summary.json", summary)
     try:
         if experiment.report:

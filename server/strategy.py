@@ -16,11 +16,13 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from clients import codec
+from fedkd import outgoing
 from fedkd.errors import RunError, WorkerLost
 from fedkd.setting import Setting
 from fedkd.store import Commit, Lines, write_commit
 from fedkd.types import Array, Kinds
 from fedkd.uploads import Uploads
+from fedkd.vault import Vault
 from server.round import Round, fill_round, fill_score
 from server.transcript import Transcript
 
@@ -41,11 +43,12 @@ class MethodStrategy(Strategy):
         commit: Commit,
         lines: Lines,
         folder: Path,
+        vault: Vault,
         on_round: OnRound | None = None,
     ) -> None:
         self.setting, self.nodes, self.home, self.sizes = setting, nodes, home, sizes
         self.run, self.index = run, index
-        self.commit, self.lines, self.folder, self.on_round = commit, lines, folder, on_round
+        self.commit, self.lines, self.folder, self.vault, self.on_round = commit, lines, folder, vault, on_round
         self.method = setting.module
         self.round = self._open(max(0, commit.round))
         recording = setting.experiment.record == "messages"
@@ -131,10 +134,10 @@ class MethodStrategy(Strategy):
     def _close_round(self) -> None:
         """Aggregate, write the rows and commit."""
         r, commit, after = self.round, self.commit, self.setting.experiment.score == "after_average"
-        state, extra = commit.state, {}
+        state, extra = outgoing.split(commit.state)[0], {}
         r.uploads.sorted()
         if any(a.metrics.get("num-examples", 0) > 0 for a in r.answers.values()):
-            state, extra = self.method.aggregate(self.setting, commit.state, r.number, r.uploads)
+            state, extra = self.method.aggregate(self.setting, state, r.number, r.uploads)
         if self.transcript is not None:
             self.transcript.uploads(r.number, r.uploads.rows)
         done = {**self.method.trace(self.setting, r.number), **extra}
@@ -146,7 +149,7 @@ class MethodStrategy(Strategy):
             fill_round(row, clients)
         row["seconds"] = round(time.perf_counter() - r.started, 6)
         self._write(None if after else row, [] if after else clients)
-        self.commit = self._next(state, pending)
+        self.commit = self._next(outgoing.joined(state, r.held), pending)
         write_commit(self.folder / "checkpoints", self.commit)
         if self.on_round is not None:
             self.on_round(row)
@@ -199,21 +202,34 @@ class MethodStrategy(Strategy):
         }
         return Commit(r.number, state, versions, last, digests, self.lines.offsets(), counters, pending)
 
-    # ----- messages -----------------------------------------------------------------------------------------------------
     def _open(self, number: int) -> Round:
         s = self.setting
         cohort = s.sample(number)
         schema = s.module.schema(s, number) if number < s.rounds else {}
         uploads = Uploads(number, len(cohort), schema)
-        return Round(number, cohort, uploads, self.sizes, s.experiment.max_upload_mb * 2**20)
+        held = outgoing.split(self.commit.state)[1]
+        return Round(number, cohort, uploads, self.sizes, s.experiment.max_upload_mb * 2**20, held=held)
 
+    def _down(self, number: int, clients: list[int]) -> tuple[Kinds, dict[int, Kinds]]:
+        """(what is shared, what is each client's own) as it leaves: the method's broadcast through the mechanism."""
+        s, r, state = self.setting, self.round, outgoing.split(self.commit.state)[0]
+        down = {c: self.method.broadcast(s, state, number, c, int(self.commit.last[c])) for c in clients}
+        shared: Kinds = down[clients[0]][0] if clients else {}
+        everyone = outgoing.broadcast(s, number, outgoing.EVERYONE, r.held, shared, self.vault)
+        r.held, own = everyone.held, dict[int, Kinds]()
+        for client in clients:
+            mine = outgoing.broadcast(s, number, client, r.held, down[client][1], self.vault)
+            r.held, own[client] = mine.held, mine.kinds
+            r.charges_down[client] = r.charges_down.get(client, 0) + everyone.charges + mine.charges
+        return everyone.kinds, own
+
+    # ----- messages -----------------------------------------------------------------------------------------------------
     def _messages(self, kind: str, number: int, clients: list[int]) -> list[Message]:
         """Messages to the clients' home nodes; what is shared is encoded once."""
         r, s = self.round, self.setting
-        down = {c: self.method.broadcast(s, self.commit.state, number, c, int(self.commit.last[c])) for c in clients}
-        shared: Kinds = down[clients[0]][0] if clients else {}
+        shared, down = self._down(number, clients)
         shared_record = codec.to_record(codec.flatten(shared)) if shared else None
-        for client, (_, own) in down.items():
+        for client, own in down.items():
             r.bytes_down[client] = codec.broadcast_bytes(client, shared, own)
             if self.transcript is not None and kind == "train":
                 self.transcript.broadcast(number, client, shared, own)
@@ -225,17 +241,15 @@ class MethodStrategy(Strategy):
             if shared_record is not None:
                 content["shared"] = shared_record
             for client in group:
-                if down[client][1]:
-                    content[f"own.{client}"] = codec.to_record(codec.flatten(down[client][1]))
+                if down[client]:
+                    content[f"own.{client}"] = codec.to_record(codec.flatten(down[client]))
             group_id = f"{number}.{r.attempt}.{len(out)}"
             r.asked[group_id] = (node, group)
             r.wire_down += codec.message_bytes(content)
             out.append(Message(content, dst_node_id=node, message_type=kind, group_id=group_id))
         return out
 
-    def _groups(
-        self, clients: list[int], down: dict[int, tuple[Kinds, Kinds]], shared: Kinds, reduce: bool
-    ) -> list[tuple[int, list[int]]]:
+    def _groups(self, clients: list[int], down: dict[int, Kinds], shared: Kinds, reduce: bool) -> list[tuple[int, list[int]]]:
         """Clients by home node, cut so that neither a message nor its reply is above max-message-mb."""
         limit = self.setting.experiment.max_message_mb * 2**20
         base = codec.broadcast_bytes(0, shared, {})
@@ -244,7 +258,7 @@ class MethodStrategy(Strategy):
             node = self.nodes[position]
             size, current = base, list[int]()
             for client in (c for c in clients if int(self.home[c]) == position):
-                own = codec.broadcast_bytes(client, {}, down[client][1])
+                own = codec.broadcast_bytes(client, {}, down[client])
                 weight = max(own, 0 if reduce else self._expected_upload(client))
                 if current and size + weight > limit:
                     groups.append((node, current))

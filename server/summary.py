@@ -71,3 +71,13 @@ def summarize(
         "privacy": None,
         "audits": [],
     }
+
+
+def charges(folder: Path) -> dict[str, Any]:
+    """Rows released anew over the run, up and down, per client: a list and its maximum, never a mean of the federation."""
+    totals: dict[str, dict[str, int]] = {"charges": {}, "charges_down": {}}
+    for row in read_lines(folder / "clients.jsonl"):
+        for name, by_client in totals.items():
+            client = str(row["client"])
+            by_client[client] = by_client.get(client, 0) + int(row.get(name, 0))
+    return {**totals, "charges_max": max(totals["charges"].values(), default=0)}

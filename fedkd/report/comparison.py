@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedkd.config import NOT_IN_HASH, digest8
+from fedkd.config import determining, digest8
 from fedkd.errors import ConfigError
 from fedkd.intervals import paired_t
 from fedkd.report.run_folder import RunFolder, number, read_run
@@ -232,8 +232,7 @@ def _row(label: str, digest: str, runs: Sequence[RunFolder]) -> MethodRow:
 
 def _config_hash(run: RunFolder) -> str:
     """Eight hex digits over what determines the result; without a config, over what the summary names."""
-    determining = {k: v for k, v in run.config.items() if k not in NOT_IN_HASH}
-    return digest8(determining or {"name": run.name, "method": run.method, "label": run.title})
+    return digest8(determining(run.config) or {"name": run.name, "method": run.method, "label": run.title})
 
 
 def _local_row(rows: Sequence[MethodRow]) -> MethodRow | None:
@@ -261,7 +260,7 @@ def _against(row: MethodRow, baseline: MethodRow | None, level: float) -> Method
 
 def _differing(rows: Sequence[MethodRow]) -> tuple[str, ...]:
     """Result-determining keys outside the method's own that are not equal in all rows that have a config."""
-    configs = [row.runs[0].config for row in rows if row.runs[0].config]
-    keys = sorted({key for config in configs for key in config} - NOT_IN_HASH)
+    configs = [determining(row.runs[0].config) for row in rows if row.runs[0].config]
+    keys = sorted({key for config in configs for key in config})
     own = ("method.", "loss.")
     return tuple(k for k in keys if not k.startswith(own) and len({repr(c.get(k)) for c in configs}) > 1)

@@ -125,6 +125,9 @@ def statement_tables(run: RunFolder) -> list[Table]:
     privacy = run.summary.get("privacy")
     if isinstance(privacy, dict) and privacy:
         tables.append(_fields("Recorded guarantee, with its unit and assumptions", privacy))
+    mechanism = run.summary.get("mechanism")
+    if isinstance(mechanism, dict) and mechanism:
+        tables.append(_fields("Mechanism on what leaves, and rows released anew per client", mechanism))
     audits = run.summary.get("audits")
     for index, audit in enumerate(audits if isinstance(audits, list) else []):
         fields = audit if isinstance(audit, dict) else {"result": audit}

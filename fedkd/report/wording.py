@@ -141,9 +141,19 @@ def _limits(run: RunFolder) -> list[str]:
 def _privacy(run: RunFolder) -> list[str]:
     guarantee = run.summary.get("privacy")
     audits = run.summary.get("audits")
+    said = _mechanism(run)
     if not guarantee and not audits:
-        return ["No privacy guarantee is computed for this run; nothing here was attacked."]
+        return ["No privacy guarantee is computed for this run; nothing here was attacked.", *said]
     first = "A guarantee was computed; it holds only with the unit and assumptions printed with it."
     ran = len(audits) if isinstance(audits, list) else 1
     second = f"{count(ran, 'audit')} ran." if audits else "Nothing here was attacked."
-    return [first if guarantee else "No privacy guarantee is computed for this run.", second]
+    return [first if guarantee else "No privacy guarantee is computed for this run.", second, *said]
+
+
+def _mechanism(run: RunFolder) -> list[str]:
+    """What was done to what left, and what was not."""
+    mechanism = run.summary.get("mechanism")
+    if not isinstance(mechanism, dict):
+        return []
+    open_kinds = ", ".join(str(kind) for kind in mechanism.get("not_protected") or ()) or "nothing that is sent"
+    return [str(mechanism.get("statement", "")), f"Not protected: {open_kinds}, the final models."]

@@ -20,9 +20,9 @@ EVERY = sorted((ROOT / "configs").glob("*.toml"))
 STUDIES = [p for p in EVERY if tomllib.loads(p.read_text()).get("kind") == "swing"]
 CONFIGS = [p for p in EVERY if p not in STUDIES]
 KEYS = {"methods": "method.name", "models": "model.name", "losses": "loss.name", "data": "data.name",
-        "executors": "executor.name"}  # fmt: skip
-ALWAYS = {("losses", "kl"), ("losses", "ce")}
-"""The default distillation loss, and the loss on labels of every run."""
+        "executors": "executor.name", "mechanisms": "mechanism.name"}  # fmt: skip
+ALWAYS = {("losses", "kl"), ("losses", "ce"), ("mechanisms", "none")}
+"""The default distillation loss, the loss on labels of every run, and no mechanism."""
 FORBIDDEN = re.compile(r"(^|_)(utils?|helpers?|base|managers?|handlers?)(_|$)")
 
 
