@@ -70,7 +70,7 @@ def broadcast(setting: Setting, round: int, client: int, held: Arrays, kinds: Ki
 
 
 def notes(setting: Setting) -> dict[str, Any]:
-    """What the summary says about the mechanism; {} without one."""
+    """What the summary says about the mechanism; {} without one, or where it is neutral."""
     hook = getattr(setting.mechanism.module, "notes", None)
     said: dict[str, Any] = {} if hook is None else hook(setting)
     return said

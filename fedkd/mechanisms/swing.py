@@ -158,8 +158,10 @@ def return_neutral(setting: Setting) -> bool:
 
 
 def notes(setting: Setting) -> dict[str, Any]:
-    """Name, statement and what is not protected, for summary.json and the report."""
+    """Name, statement and what is not protected, for summary.json and the report; {} where nothing is changed."""
     c, e = setting.mechanism.config, setting.experiment
+    if neutral(setting) and return_neutral(setting):
+        return {}
     charged = f"{c.noise} noise of scale {c.noise_scale:g} on {c.noise_scope} rows" if c.noise_scale else "no noise"
     said = (
         f"Soft labels of single rows leave with temperature {c.temperature_low:g} to {c.temperature_high:g} by the likelihood "
@@ -170,12 +172,7 @@ def notes(setting: Setting) -> dict[str, Any]:
         said += " The noise is kept while the value moves: differences of two releases cancel it."
     if c.insecure_seeded_noise:
         said += " Simulation: the noise seed is known."
-    unchanged = neutral(setting) and return_neutral(setting)
-    return {
-        "name": e.mechanism_name,
-        "statement": "At these parameters the mechanism changes nothing." if unchanged else said,
-        "not_protected": [PROTECTED, *c.pass_through] if unchanged else sorted(c.pass_through),
-    }
+    return {"name": e.mechanism_name, "statement": said, "not_protected": sorted(c.pass_through)}
 
 
 # ----- hooks ----------------------------------------------------------------------------------------------------------
