@@ -23,7 +23,7 @@ from fedkd.types import Array, Arrays, Kinds
 from fedkd.vault import Vault
 from server.run_folder import JSONL
 from server.strategy import MethodStrategy
-from tests.small_runs import Grid, final_hash, lines, run, summary
+from tests.small_runs import Grid, final_hash, lines, resume, run, summary
 from tests.swing_rows import NEUTRAL, OTHERS, PASS, SEEDED, C, K, federation, holder, kinds_of, p_of, send, taking, using
 from tests.toy import FOLLOW, refusal, toy_setting
 
@@ -175,6 +175,27 @@ def test_v_a_retried_round_is_one_charge(tmp_path: Path) -> None:
         out = outgoing.upload(setting, 0, data, {}, {}, kinds_of(data), Vault(tmp_path))
         assert out.charges == K
     assert len(Vault(tmp_path).entries()) == 1
+
+
+def test_v_a_resumed_run_ends_as_if_undisturbed_and_charges_no_less(tmp_path: Path) -> None:
+    args = f"{PASS}, {SEEDED}, refresh_every = 2, return_noise_scale = 0.1"
+    whole, cut = (federation(tmp_path / n, args, num_server_rounds=5) for n in ("whole", "cut"))
+    expected = run(whole)
+
+    def stop(row: dict[str, Any]) -> None:
+        if row["round"] == 2:
+            raise OSError("the power went")
+
+    with pytest.raises(OSError, match="power"):
+        run(cut, on_round=stop)
+    folder = resume(cut)
+    assert final_hash(folder) == final_hash(expected)
+    assert lines(folder, "clients") == lines(expected, "clients")
+    assert summary(folder)["mechanism"] == summary(expected)["mechanism"]
+    ledgers = sorted((tmp_path / "whole").rglob("ledger.jsonl"))
+    assert {p.parent.name for p in ledgers} == {"0", "1", "2", "server"}
+    for ledger in ledgers:
+        assert (tmp_path / "cut" / ledger.relative_to(tmp_path / "whole")).read_bytes() == ledger.read_bytes()
 
 
 def test_v_without_noise_there_is_nothing_to_charge() -> None:

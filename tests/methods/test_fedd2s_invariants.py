@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedkd import heads, plugins
+from fedkd import heads
 from fedkd.errors import UploadError
 from fedkd.setting import Setting
 from fedkd.train import Job, sgd, to_tensors
@@ -301,13 +301,11 @@ def test_i19_averaged_heads_teach_on_averaged_blocks(after: str) -> None:
 
 
 # ----- the list ---------------------------------------------------------------------------------------------------------
-ELSEWHERE = {"I16": Path("tests/contracts/test_mechanisms.py")}
-"""I16 (a neutral mechanism changes no bit) belongs to the mechanisms folder, once there is one. I15 over Ray and on a
-SuperLink is tested with the grids; here and in tests/contracts it is the in-process message path."""
-
-
 def test_every_invariant_is_named_by_a_test() -> None:
-    """I1 to I19 stand in the name or the docstring of at least one test function of the suite."""
+    """I1 to I19 stand in the name or the docstring of at least one test function of the suite.
+
+    I15 over Ray and on a SuperLink is tested with the grids; here and in tests/contracts it is the in-process message path.
+    """
     named: set[str] = set()
     root = Path(__file__).parents[1]
     for path in root.rglob("test_*.py"):
@@ -316,6 +314,4 @@ def test_every_invariant_is_named_by_a_test() -> None:
                 named |= {f"I{n}" for n in re.findall(r"_i(\d+)(?=_|$)", node.name)}
                 named |= set(re.findall(r"\bI\d+\b", ast.get_docstring(node) or ""))
     missing = {f"I{n}" for n in range(1, 20)} - named
-    if not plugins.available("mechanisms"):
-        missing -= set(ELSEWHERE)
     assert not missing, f"no test names {sorted(missing)}"
