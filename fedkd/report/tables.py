@@ -127,7 +127,8 @@ def statement_tables(run: RunFolder) -> list[Table]:
         tables.append(_fields("Recorded guarantee, with its unit and assumptions", privacy))
     mechanism = run.summary.get("mechanism")
     if isinstance(mechanism, dict) and mechanism:
-        tables.append(_fields("Mechanism on what leaves, and rows released anew per client", mechanism))
+        shown = {str(k).replace("_", " "): _listed(v) for k, v in mechanism.items() if k != "statement"}
+        tables.append(_fields("Mechanism on what leaves; charges are rows released anew, per client", shown))
     audits = run.summary.get("audits")
     for index, audit in enumerate(audits if isinstance(audits, list) else []):
         fields = audit if isinstance(audit, dict) else {"result": audit}
@@ -166,6 +167,13 @@ def _keys(title: str, values: Mapping[str, Any]) -> Table:
 
 def _fields(title: str, values: Mapping[str, Any]) -> Table:
     return Table(title, ("field", "value"), ("", "long"), [[str(k), _text(v)] for k, v in values.items()])
+
+
+def _listed(value: Any) -> Any:
+    """A list or an object of numbers as one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{k}: {v}" for k, v in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _round(value: Any) -> str:

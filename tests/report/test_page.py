@@ -226,6 +226,17 @@ def test_a_recorded_guarantee_is_printed_with_all_its_fields(write_run: Callable
     assert "holds only with the unit and assumptions" in text
 
 
+def test_a_mechanism_says_what_it_did_and_what_it_did_not_protect(write_run: Callable[..., Path]) -> None:
+    folder = write_run(rounds=3, clients=3, classes=3)
+    said = {"name": "swing", "statement": "Soft labels leave flatter.", "not_protected": ["features", "labels"],
+            "charges": {"0": 12, "1": 7}, "charges_max": 12}  # fmt: skip
+    rewrite(folder, mechanism=said)
+    text = read(build(folder)).text
+    assert "Soft labels leave flatter. Not protected: features, labels, the final models." in text
+    assert "0: 12, 1: 7" in text
+    assert "No privacy guarantee is computed" in text
+
+
 def test_torch_is_not_imported(write_run: Callable[..., Path]) -> None:
     folder = write_run(rounds=2, clients=2)
     code = (
