@@ -74,7 +74,10 @@ def summarize(
 
 
 def charges(folder: Path) -> dict[str, Any]:
-    """Rows released anew over the run, up and down, per client: a list and its maximum, never a mean of the federation."""
+    """Rows released anew over the run, up and down, per client: a list and its maximum, never a mean of the federation.
+
+    Of accepted answers; the ledger on the sender's side also counts what was refused, late or lost.
+    """
     totals: dict[str, dict[str, int]] = {"charges": {}, "charges_down": {}}
     for row in read_lines(folder / "clients.jsonl"):
         for name, by_client in totals.items():

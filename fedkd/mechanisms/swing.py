@@ -5,9 +5,11 @@ section 11). Each row's logits are protected by ``fedkd.soft_targets`` and trave
 changes; likelihood, temperature and flags stay at home. The temperature is relative: it divides before the method's own.
 
 Threat model: an honest-but-curious receiver who keeps every message. A row's noise is keyed by (the sender's secret,
-direction, client, sample id, epoch), and its *release* is cached and re-sent inside an epoch, so that neither averaging nor
-differences cancel it; "fresh" and "noise_only" show how they would. No epsilon is computed: one record moves all rows of its
-client. Features, labels and the final models are not protected, and raw labels beside a row nearly void its protection.
+direction, client, sample id, epoch, the value that it hides), and its *release* is cached and re-sent inside an epoch, so
+that neither averaging nor differences cancel it; "fresh" and "noise_only" show how they would. The value is in the key since a
+round that was sent but never committed leaves no cache: the next release must not carry the same noise on a moved value.
+No epsilon is computed: one record moves all rows of its client. Features, labels and the final models are not protected, and
+raw labels beside a row nearly void its protection.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import torch
 
 from fedkd import rng
 from fedkd.errors import ConfigError, UploadError
-from fedkd.keyed_noise import row_keys, unit_noise, unit_uniform
+from fedkd.keyed_noise import content_keys, unit_noise, unit_uniform
 from fedkd.knowledge import sample_ids
 from fedkd.outgoing import EVERYONE, Outgoing, Secret
 from fedkd.sensitivity import constant
@@ -193,13 +195,15 @@ def upload(
         empty = {kind: {n: v[:0] for n, v in arrays.items()} for kind, arrays in kinds.items() if kind in ROW_KINDS}
         return Outgoing({**kinds, **empty}, held)
     ids, (name, logits) = sample_ids(state, kinds["ids"]["i"]), _rows_of(kinds[PROTECTED])
-    keys = _keys(setting, "up", data.client, round, ids, secret)
     likelihood = _likelihood(setting, data, state, ids, logits)
+    number, k = _secret(c, setting.seed, data.client, secret), epoch(setting, round)
+    keys = _keys(c, number, f"up|{data.client}|{k}", ids, logits, likelihood)
     made = _protected(c, c.protection, logits, likelihood, keys, c.carrier)
-    rows, kept, new = _released(c, held, epoch(setting, round), ids, made)
+    rows, kept, new = _released(c, held, k, ids, made)
     out = {**kinds, PROTECTED: {**kinds[PROTECTED], name: rows}}
     if c.redraw_labels:
-        drawn = sampled(torch.from_numpy(rows).double().exp(), torch.from_numpy(unit_uniform(keys, draw=2)))
+        places = _keys(c, number, f"labels|{data.client}|{k}", ids, rows)
+        drawn = sampled(torch.from_numpy(rows).double().exp(), torch.from_numpy(unit_uniform(places)))
         out["labels"] = {n: drawn.numpy().astype(v.dtype) for n, v in kinds["labels"].items()}
     charged = bool(c.noise_scale) or c.carrier == "sampled"
     return Outgoing(out, kept, int(new.sum()) if charged else 0, ids[new].tobytes() + rows[new].tobytes())
@@ -211,12 +215,13 @@ def broadcast(setting: Setting, round: int, client: int, held: Arrays, kinds: Ki
     if return_neutral(setting) or PROTECTED not in kinds:
         return Outgoing(kinds, held)
     ids, (name, logits) = kinds[PROTECTED]["i"], _rows_of(kinds[PROTECTED])
-    keys = _keys(setting, "down", client, round, ids, secret)
+    whom, k = "all" if client == EVERYONE else str(client), epoch(setting, round)
     likelihood = np.full(len(ids), c.return_likelihood, np.float32)
+    keys = _keys(c, _secret(c, setting.seed, EVERYONE, secret), f"down|{whom}|{k}", ids, logits, likelihood)
     made = _protected(c, c.returned, logits, likelihood, keys, "vector")
     prefix = f"{client}/"
     own = {n.removeprefix(prefix): v for n, v in held.items() if n.startswith(prefix)}
-    rows, kept, new = _released(c, own, epoch(setting, round), ids, made)
+    rows, kept, new = _released(c, own, k, ids, made)
     others = {n: v for n, v in held.items() if not n.startswith(prefix)}
     charges = int(new.sum()) if c.return_noise_scale else 0
     out: Kinds = {**kinds, PROTECTED: {**kinds[PROTECTED], name: rows}}
@@ -243,12 +248,16 @@ def _epochs(setting: Setting) -> tuple[int, ...]:  # [R + 1]
     return tuple(int(k) for k in np.cumsum(starts))  # never a number twice: an old key with a new value would cancel
 
 
-def _keys(setting: Setting, direction: str, client: int, round: int, ids: Array, secret: Secret) -> Array:  # [m] uint64
-    """One key per row from (the sender's secret, direction, client, true sample id, epoch)."""
-    seeded = setting.mechanism.config.insecure_seeded_noise
-    own = rng.key(setting.seed, "insecure mechanism noise", client=client) if seeded else secret()
-    whom = "all" if client == EVERYONE else str(client)
-    return row_keys(ids, 1, own, f"{direction}|{whom}|{epoch(setting, round)}")[:, 0]
+def _secret(c: Config, seed: int, sender: int, secret: Secret) -> int:
+    """The sender's own number; from the experiment's seed only where the configuration says so."""
+    return rng.key(seed, "insecure mechanism noise", client=sender) if c.insecure_seeded_noise else secret()
+
+
+def _keys(c: Config, secret: int, purpose: str, ids: Array, *values: Array) -> Array:  # [m], float32 [m, ..] -> [m] uint64
+    """One key per row from (secret, purpose with direction, client and epoch, true sample id, the values)."""
+    hidden = () if c.round_policy == "noise_only" else values
+    bits = [np.ascontiguousarray(v, np.float32).view(np.int32).reshape(len(ids), -1) for v in hidden]
+    return content_keys(np.column_stack([ids, *bits, np.zeros_like(ids)]), secret, purpose)[:, -1]
 
 
 def _protected(

@@ -341,6 +341,22 @@ def test_z_kept_noise_cancels_in_a_difference_and_a_kept_release_does_not() -> N
     assert hits(last, y) < 0.2, "what was released first was near uniform"
 
 
+def test_z_a_round_that_was_sent_but_never_committed_does_not_cancel_either(tmp_path: Path) -> None:
+    """The cache was lost with the round, and the value has moved: independent noise and a second charge, in one epoch."""
+    setting, vault, data = using("noise_scale = 0.5"), Vault(tmp_path), holder(2000)
+    early, late = kinds_of(data), kinds_of(data)
+    early["soft_labels"]["p"] = np.zeros((2000, C), np.float32)
+    late["soft_labels"]["p"] = 6 * np.eye(C, dtype=np.float32)[data.train.y]
+    first, again, moved = (outgoing.upload(setting, t, data, {}, {}, kinds, vault) for t, kinds in
+                           ((0, early), (0, early), (1, late)))  # fmt: skip
+    np.testing.assert_array_equal(p_of(first), p_of(again))
+    assert [e["round"] for e in vault.entries()] == [0, 1]
+    kept = using('noise_scale = 0.5, round_policy = "noise_only"')
+    cancelled = [np.exp(p_of(send(kept, t, data, kinds))) for t, kinds in ((0, early), (1, late))]
+    assert hits(cancelled[1] - cancelled[0], data.train.y) > 0.9
+    assert hits(np.exp(p_of(moved)) - np.exp(p_of(first)), data.train.y) < 0.65
+
+
 def test_z_fresh_noise_averages_out_and_a_kept_release_does_not() -> None:
     """The same table: the mean of 10 fresh draws recovers .99, one kept release stays at .46 however often it is sent."""
     fresh, y = releases("fresh", 0.5, 10)
