@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo data images test test-all lint check-determinism check-resume study lira fine-tune plays swing-demo swing-study clean
+.PHONY: demo data images test test-all lint check-determinism check-resume study lira fine-tune plays swing-demo swing-study swing-federated clean
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -59,6 +59,9 @@ swing-demo: plays       ## swing distillation in minutes: one seed, 8 canaries p
 
 swing-study: plays      ## the table of docs/swing.md: three teachers, 33 canaries per count (most of an hour; goes on where it was)
 	$(BIN)/python -m benchmarks.swing
+
+swing-federated: $(STAMP)  ## docs/results/federated_swing.md: exposure of label canaries per observer (minutes)
+	$(BIN)/python -m benchmarks.federated_swing
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
