@@ -1,4 +1,4 @@
-"""What swing on uploaded soft labels hides in a federation, and what it does not: exposure of label canaries per observer.
+"""What swing on uploaded soft labels hides in a federation, and what it does not: label canaries per observer.
 
 ``python -m benchmarks.federated_swing`` runs FedD2S (with and without averaging) on digits with label canaries, five seeds, with
 no mechanism, with each part of swing, with both, and with labels redrawn from the release; then it writes
@@ -67,9 +67,10 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         "# Federated swing on digits: exposure of label canaries",
         "",
-        f"10 clients, 20 rounds, seeds 0 to 4, about {result['strings']:.0f} label strings of six canaries each per run; bits by "
-        f"exact rank (chance 1.44, most possible {result['ceiling']:.1f}); mean and 95 % t interval over seeds. Released: every "
-        "row of soft labels that a client uploaded, averaged over rounds. Own model, other models: final models.",
+        f"10 clients, 20 rounds, seeds 0 to 4, about {result['strings']:.0f} label strings of six canaries each per run; "
+        f"bits by exact rank (chance 1.44, most possible {result['ceiling']:.1f}); mean and 95 % t interval over seeds. "
+        "Released: every row of soft labels that a client uploaded, averaged over rounds. Own model, other models: final "
+        "models.",
         "",
         "| federation | mechanism | accuracy, % | released rows | own model | other models | raw labels beside the rows |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
