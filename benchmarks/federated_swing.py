@@ -1,7 +1,7 @@
 """What swing on uploaded soft labels hides in a federation, and what it does not: label canaries per observer.
 
-``python -m benchmarks.federated_swing`` runs FedD2S (with and without averaging) on digits with label canaries, five seeds, with
-no mechanism, with each part of swing, with both, and with labels redrawn from the release; then it writes
+``python -m benchmarks.federated_swing`` runs FedD2S (with and without averaging) on digits with label canaries, five seeds,
+with no mechanism, each part of swing, both, and with labels redrawn from the release; then it writes
 ``docs/results/federated_swing.json`` and ``.md``. Everything was fixed before the first run.
 """
 

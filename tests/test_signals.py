@@ -49,7 +49,7 @@ def every_score(model: Chain, prefix: list[int], length: int) -> dict[tuple[int,
 
 @pytest.mark.parametrize("prune", [True, False])
 @pytest.mark.parametrize("chunk", [7, 2048])
-def test_the_exact_rank_equals_brute_force_over_ten_thousand_candidates(prune: bool, chunk: int) -> None:
+def test_i_the_exact_rank_equals_brute_force_over_ten_thousand_candidates(prune: bool, chunk: int) -> None:
     model, prefix = Chain(), [10, 11]
     scores = every_score(model, prefix, 4)
     ordered = sorted(scores, key=scores.__getitem__, reverse=True)
@@ -81,7 +81,7 @@ def test_a_constant_model_is_shown_as_tied() -> None:
     assert (got.better, got.tied, got.candidates) == (0, 999, 1000)
 
 
-def test_the_sample_answers_where_it_can_and_the_tree_elsewhere() -> None:
+def test_i_the_sample_answers_where_it_can_and_the_tree_elsewhere() -> None:
     model, prefix = Chain(), torch.tensor([10, 11])
     scores = every_score(model, [10, 11], 4)
     ordered = sorted(scores, key=scores.__getitem__, reverse=True)
