@@ -45,7 +45,8 @@ def one(reading: str, arm: str, seed: int, output: Path) -> dict[str, Any]:
     experiment = load(CONFIG, SETTINGS, output=str(output), seed=seed, name=name, method_args=READINGS[reading])
     fields = ARMS[arm]
     if fields is not None:
-        own = {**fields, "pass_through": list(SENT[reading]), "insecure_seeded_noise": True}
+        beside = [kind for kind in SENT[reading] if kind != "labels" or not fields.get("redraw_labels")]
+        own = {**fields, "pass_through": beside, "insecure_seeded_noise": True}
         text = ", ".join(f"{k} = {json.dumps(v)}" for k, v in own.items())
         experiment = replace(experiment, mechanism_name="swing", mechanism_args=text, sensitivity_args="likelihood = 1.0")
     folder = folder_of(experiment)
