@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clients.cohort import one_thread
-from fedkd.intervals import t_interval
+from fedkd.intervals import paired_t, t_interval
 from fedkd.label_exposure import audit
 from fedkd.report.run_folder import read_run
 from server.run_folder import folder_of, run_id, state_root_of
@@ -73,14 +73,15 @@ def table(result: dict[str, Any]) -> str:
         "Released: every row of soft labels that a client uploaded, averaged over rounds. Own model, other models: final "
         "models.",
         "",
-        "| federation | mechanism | accuracy, % | released rows | own model | other models | raw labels beside the rows |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| federation | mechanism | accuracy, % | minus none, points | released rows | own model | other models | raw labels |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in result["rows"]:
         cells = [_span(row["bits"][name]) for name in SHOWN]
         accuracy = _span([100 * v for v in row["accuracy"]])
         sent = "none" if row["labels_sent"] is None else f"{100 * row['labels_sent']:.0f} %"
-        lines.append(f"| {row['reading']} | {row['arm']} | {accuracy} | " + " | ".join(cells) + f" | {sent} |")
+        cost = "–" if row["minus_none"] is None else _span([100 * v for v in row["minus_none"]])
+        lines.append(f"| {row['reading']} | {row['arm']} | {accuracy} | {cost} | " + " | ".join(cells) + f" | {sent} |")
     lines += [
         "",
         "Swing bounds the rows of soft labels and nothing else: features, raw labels, weights and the final models are not "
@@ -112,7 +113,11 @@ def main() -> None:
             }
             accuracy = list(t_interval([f["accuracy"] for f in own])[:3])
             sent = None if own[0]["labels_sent"] is None else sum(f["labels_sent"] for f in own) / len(own)
-            rows.append({"reading": reading, "arm": arm, "accuracy": accuracy, "bits": bits, "labels_sent": sent})
+            base = [f["accuracy"] for f in found if f["reading"] == reading and f["arm"] == "none"]
+            cost = list(paired_t([f["accuracy"] for f in own], base)[:3]) if arm != "none" else None
+            rows.append(
+                {"minus_none": cost, "reading": reading, "arm": arm, "accuracy": accuracy, "bits": bits, "labels_sent": sent}
+            )
     result = {
         "schema": 1,
         "command": "python -m benchmarks.federated_swing",

@@ -124,20 +124,21 @@ def train(
     steps, step = training.steps(len(rows)), 0
     real = rows.real
     model.train()
-    for epoch in range(training.epochs):
-        order = torch.from_numpy(rng.experiment(seed, "distillation order", round=epoch).permutation(len(rows)))
-        for index in order.split(training.batch_size):
-            for group in optimizer.param_groups:
-                group["lr"] = training.rate(step, steps)
-            optimizer.zero_grad()
-            loss = _loss(model, rows.tokens[index], real[index], lesson, index, divergence)
-            if not torch.isfinite(loss):
-                raise RuntimeError(f"the loss is {loss.item()} at step {step}; a smaller learning_rate may help")
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
-            optimizer.step()
-            step += 1
-            said(step, steps)
+    with rng.torch_scope(rng.key(seed, "distillation dropout")):  # pretrained models may bring dropout: it follows the seed
+        for epoch in range(training.epochs):
+            order = torch.from_numpy(rng.experiment(seed, "distillation order", round=epoch).permutation(len(rows)))
+            for index in order.split(training.batch_size):
+                for group in optimizer.param_groups:
+                    group["lr"] = training.rate(step, steps)
+                optimizer.zero_grad()
+                loss = _loss(model, rows.tokens[index], real[index], lesson, index, divergence)
+                if not torch.isfinite(loss):
+                    raise RuntimeError(f"the loss is {loss.item()} at step {step}; a smaller learning_rate may help")
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
+                optimizer.step()
+                step += 1
+                said(step, steps)
     model.eval()
 
 

@@ -45,14 +45,19 @@ def build(size: Size, seed: int) -> PreTrainedModel:
 
     Raises: ConfigError for an unknown family or sizes that do not fit.
     """
-    if size.family not in _FAMILIES:
-        raise ConfigError(f"family = {size.family!r}; valid: {', '.join(sorted(_FAMILIES))}")
-    if min(size.vocabulary, size.width, size.layers, size.heads, size.context) < 1 or size.width % size.heads:
-        raise ConfigError(f"a language model needs sizes of at least 1 and a width that heads divides; got {size}")
+    check_size(size)
     with rng.torch_scope(rng.key(seed, "language model")):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(_FAMILIES[size.family](size))
     model.eval()
     return model
+
+
+def check_size(size: Size) -> None:
+    """Raises: ConfigError for an unknown family or sizes that do not fit."""
+    if size.family not in _FAMILIES:
+        raise ConfigError(f"family = {size.family!r}; valid: {', '.join(sorted(_FAMILIES))}")
+    if min(size.vocabulary, size.width, size.layers, size.heads, size.context) < 1 or size.width % size.heads:
+        raise ConfigError(f"a language model needs sizes of at least 1 and a width that heads divides; got {size}")
 
 
 def folder_of(name: str) -> Path:

@@ -32,6 +32,8 @@ IMPOSSIBLE = -1e4
 """A logit whose probability is 0, and whose product with it is no NaN."""
 FLOOR = 1e-9
 """Smallest probability of a protected target, so that its logarithm is finite."""
+MOST_BYTES = 4 * 2**30
+"""Largest cache of a teacher's logits in one worker."""
 PROBES = 200
 """Secrets that nobody planted, for what is left of the type."""
 
@@ -86,17 +88,25 @@ class Bench(Material):
             facts["warning"] = (
                 f"hard labels of {int(private.sum())} private tokens are trained on: the defence is void for them"
             )
-        logits = distill.teacher_logits(teacher("control" if arm.source == "control" else "private"), rows)
+        source = teacher("control" if arm.source == "control" else "private")
+        size = 4 * int(source.config.vocab_size) * rows.real.numel()
+        if size > MOST_BYTES:
+            raise ConfigError(
+                f"the teacher's logits on {len(rows)} rows take {size / 2**30:.1f} GiB, {MOST_BYTES / 2**30:.0f} are allowed; "
+                "lower text.rows, text.width or the canaries' counts, or take a model with fewer tokens"
+            )
+        logits = distill.teacher_logits(source, rows)
         temperature = None
         if arm.source == "nothing":
             soft = torch.where(private, 0.0, soft)
-        elif arm.source in ("type", "prior"):
-            logits[private] = self._typed(rows, private, logits.shape[2], arm.source == "prior")
+        elif arm.source in ("type", "prior"):  # what is private and of another type has no type here: it is redacted
+            typed = private & torch.isin(rows.tokens[:, 1:], self.alphabet)
+            logits[typed] = self._typed(rows, typed, logits.shape[2], arm.source == "prior")
+            soft = torch.where(private & ~typed, 0.0, soft)
         elif arm.source == "public":
             logits[private] = distill.teacher_logits(teacher("public"), rows)[private]
         elif arm.changes is not None:
             protection = replace(self.plan.protection, **dict(arm.changes))
-            facts["logit_gap"] = self._gap(logits, rows, known)
             logits, temperature, scale, charges = self._protected(protection, logits, likelihood, rows)
             soft, facts["charges"] = soft * scale, charges
             if task.arm == "swing":
@@ -130,19 +140,24 @@ class Bench(Material):
 
     def _token_map(self, protection: swing_loss.Config, records: Sequence[Record], likelihood: Tensor) -> list[dict[str, Any]]:
         """Likelihood, temperature and noise per token of the first planted record; private characters are masked."""
-        row = next((i for i, r in enumerate(records) if r.secret is not None), 0)
+        row = next((i for i, r in enumerate(records) if r.secret is not None), None)
+        if row is None:
+            return []
+        text, (first, last) = records[row].text, records[row].secret or (0, 0)
         own = likelihood[row]
-        ids, offsets = self.tokens.encode_with_offsets(records[row].text)
+        ids, offsets = self.tokens.encode_with_offsets(text)
         hot, noised = soft_targets.temperature(protection, own), soft_targets.noised(protection, own)
         scale = protection.noise_scale
         if scale is None:
             scale = 2.0 / protection.epsilon if protection.epsilon else 0.0
         found = []
-        for place in range(min(len(ids), len(own), 40)):
+        for place in range(min(len(ids), len(own))):
             start, end = offsets[place]
-            hidden = float(own[place]) >= protection.theta
+            if start >= text.index("\n"):  # what follows the planted line is the corpus, which may be personal
+                break
+            hidden = float(own[place]) >= protection.theta or (start < last and first < end)
             found.append({
-                "token": "#" * (end - start) if hidden else records[row].text[start:end].replace("\n", "\u21b5"),
+                "token": "#" * (end - start) if hidden else text[start:end],
                 "likelihood": float(own[place]), "temperature": float(hot[place]),
                 "noise": float(scale) if bool(noised[place]) else 0.0,
             })  # fmt: skip
@@ -153,8 +168,6 @@ class Bench(Material):
         secret = rng.key(self.seed, "swing noise")
         if protection.noise_key == "content":
             return keyed_noise.content_keys(rows.tokens.numpy(), secret)
-        if protection.noise_key == "redraw":
-            raise ConfigError('noise_key = "redraw" needs a teacher that is asked at each use; valid here: content, row')
         return keyed_noise.row_keys(np.arange(len(rows)), rows.tokens.shape[1] - 1, secret)
 
     def _typed(self, rows: Rows, private: Tensor, vocabulary: int, prior: bool) -> Tensor:
@@ -168,16 +181,23 @@ class Bench(Material):
         logits[:, alphabet] = (counts / counts.sum()).log()
         return logits
 
-    def _gap(self, logits: Tensor, rows: Rows, known: Tensor) -> float | None:
-        """The teacher's logit of the true symbol minus the mean of its alternatives, at secret positions."""
-        if not int(known.sum()):
-            return None
-        own, alphabet = logits[known], self.alphabet
-        labels = rows.tokens[:, 1:][known]
-        inside = (labels[:, None] == alphabet[None, :]).any(dim=1)
-        true = own.gather(1, labels[:, None])[:, 0]
-        others = (own[:, alphabet].sum(dim=1) - true) / (len(alphabet) - 1)
-        return float((true - others)[inside].mean())
+    def logit_gaps(self, model: PreTrainedModel) -> dict[str, float]:
+        """Per number of copies, the teacher's logit of a secret's symbol minus the mean of its alternatives, on its own rows.
+
+        A temperature of at least twice the largest is what flattens them (specs: swing, section 1).
+        """
+        copies = [c for c in self.canaries.canaries for _ in range(c.repetitions)]
+        records = self.planted(fresh=False)[: len(copies)]
+        rows = self.rows(records)
+        known, alphabet = self.likelihood(records, oracle=True) > 0, self.alphabet
+        logits = distill.teacher_logits(model, rows)
+        found: dict[str, list[float]] = {}
+        for row, c in enumerate(copies):
+            own, labels = logits[row][known[row]], rows.tokens[row, 1:][known[row]]
+            true = own.gather(1, labels[:, None])[:, 0]
+            others = (own[:, alphabet].sum(dim=1) - true) / (len(alphabet) - 1)
+            found.setdefault(str(c.repetitions), []).append(float((true - others).mean()))
+        return {n: float(np.mean(values)) for n, values in found.items()}
 
     def student(self, task: Task, teacher: Callable[[str], PreTrainedModel]) -> dict[str, Any]:
         """Train one student and ask it for the secrets; the content of its result file."""

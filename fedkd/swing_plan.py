@@ -12,7 +12,7 @@ from fedkd import canary, plugins
 from fedkd.config import digest8, parse_args, parse_table
 from fedkd.distill import Training
 from fedkd.errors import ConfigError
-from fedkd.language import Size
+from fedkd.language import Size, check_size
 from fedkd.losses import swing as swing_loss
 
 T = TypeVar("T")
@@ -222,6 +222,24 @@ def read_plan(path: Path) -> Plan:
     tables = ("text", "canaries", "teacher", "student", "protection")
     own = {name: _changed(getattr(default, name), whole.pop(name, {}), f"{path.name}: [{name}]") for name in tables}
     plan = replace(parse_table({"name": path.stem, **whole}, Plan, path.name), **own)
+    for field_name in ("kd_weight", "mask_hard_private", "formal"):
+        if getattr(plan.protection, field_name) != getattr(default.protection, field_name):
+            raise ConfigError(f"{path.name}: [protection] {field_name} is set by the regime and the arm; leave it out")
+    for name, values in (("seeds", plan.seeds), ("regimes", plan.regimes), ("arms", plan.arms), ("long_arms", plan.long_arms)):
+        if len(set(values)) < len(values):
+            raise ConfigError(f"{path.name}: {name} = {list(values)} names one twice")
+    if plan.long_arms and plan.long_factor < 2:
+        raise ConfigError(f"{path.name}: long_factor = {plan.long_factor}; valid: 2 or more")
+    if plan.protection.noise_key == "redraw":
+        raise ConfigError(f'{path.name}: noise_key = "redraw" needs a teacher that is asked at each use; valid: content, row')
+    module = plugins.find("losses", plan.divergence)
+    parse_args(plan.divergence_args, module.Config, "divergence_args")
+    for net in (plan.teacher, plan.student):
+        _ = net.training  # its checks name what is valid
+        if not net.folder:
+            check_size(net.size(2, 2))
+    for arm in ARMS.values():
+        _ = replace(plan.protection, **dict(arm.changes or ()))  # an arm's change may not fit the protection given
     wrong = [a for a in (*plan.arms, *plan.long_arms) if a not in ARMS]
     if wrong:
         raise ConfigError(f"{path.name}: unknown arm {wrong[0]!r}; valid: {', '.join(ARMS)}")

@@ -58,18 +58,20 @@ def _row(own: Sequence[Student], kd: Sequence[Student] | None, control: Sequence
         "perplexity": [s["perplexity"] for s in _by_seed(own)],
         "type_mass": _average(s["type_mass"] for s in own), "type_nll": _average(s["type_nll"] for s in own),
         "recall": _average(s.get("recall") for s in own), "precision": _average(s.get("precision") for s in own),
-        "charges": _average(s.get("charges") for s in own), "logit_gap": _average(s.get("logit_gap") for s in own),
+        "charges": _average(s.get("charges") for s in own),
         "sampled": float(np.mean([c["estimator"] == "sampled" for s in own for c in s["canaries"]])),
         "warning": next((s["warning"] for s in own if s.get("warning")), ""),
     }  # fmt: skip
     if kd is not None and kd is not own:
-        row["perplexity_ratio"] = _ratio(own, kd)
+        if first["arm"] != "control":  # its text holds other rows where the canaries were: perplexities do not compare
+            row["perplexity_ratio"] = _ratio(own, kd)
         row["reduction"] = _reduction(planted, _bits(kd, planted=True), None, first["arm"])
         if control is not None:
             floor = _bits(control, planted=True)
             row["floor_corrected"] = _reduction(planted, _bits(kd, planted=True), floor, first["arm"])
     if control is not None and control is not own:
         row["minus_control"] = _against(own, control)
+        row["minus_control"]["by_seed"] = [_against_one(s, control) for s in _by_seed(own)]
     return row
 
 
@@ -145,7 +147,8 @@ def _reduction(
 def _against(own: Sequence[Student], control: Sequence[Student]) -> dict[str, Any]:
     """Bits above the control's student for the same canaries: over all planted ones, and by copies with Holm's correction.
 
-    ``within``: per number of copies, the one-sided p value (after Holm) of "at least MARGIN bits above the control".
+    ``within``: per number of copies, the one-sided p value of "at least MARGIN bits above the control"; Holm's family is the
+    numbers of copies of this arm. Canaries of one seed share a teacher: ``by_seed`` says how much that matters.
     """
     counts = sorted({c["copies"] for s in own for c in s["canaries"] if c["copies"] > 0})
     by: dict[str, list[float]] = {}
@@ -159,13 +162,18 @@ def _against(own: Sequence[Student], control: Sequence[Student]) -> dict[str, An
     return {"all": whole, "by_copies": by, "within": within, "margin": MARGIN}
 
 
+def _against_one(student: Student, control: Sequence[Student]) -> float | None:
+    """One seed's mean difference, so that a reader sees what another teacher changes."""
+    other = [s for s in control if s["seed"] == student["seed"]]
+    counts = sorted({c["copies"] for c in student["canaries"] if c["copies"] > 0})
+    return float(np.concatenate([_differences([student], other, n) for n in counts]).mean()) if other and counts else None
+
+
 def _within(values: Floats) -> float:
-    """One-sided p value of a mean of at least MARGIN; 1 for a single value, which shows nothing."""
-    if len(values) < 2:
-        return 1.0
-    spread = float(values.std(ddof=1)) / math.sqrt(len(values))
+    """One-sided p value of a mean of at least MARGIN; 1 where there is one value or no spread, which show nothing."""
+    spread = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
     if spread == 0:
-        return float(values.mean() >= MARGIN)
+        return 1.0
     return float(stats.t.cdf((values.mean() - MARGIN) / spread, len(values) - 1))
 
 
@@ -206,12 +214,17 @@ def cells(r: Mapping[str, Any], copies: Sequence[str]) -> list[str]:
         *(f"{r['by_copies'][n][0]:.1f}" if n in r["by_copies"] else "–" for n in copies),
         _span(r["mean"]),
         f"{extracted['count']} of {extracted['of']}",
-        _span(control["all"], sign=True) if control else "–",
+        _span(control["all"], sign=True) + _seeds(control["by_seed"]) if control else "–",
         _span([None if v is None else 100 * v for v in reduction], digits=0) if reduction else "–",
         _span(ratio, digits=3) if ratio else "–",
         "–" if r["type_mass"] is None else f"{r['type_mass']:.2f}",
         "–" if r["type_nll"] is None else f"{r['type_nll']:.2f}",
     ]
+
+
+def _seeds(values: Sequence[float | None]) -> str:
+    known = [v for v in values if v is not None]
+    return f" (seeds {min(known):+.1f} to {max(known):+.1f})" if len(known) > 1 else ""
 
 
 def _span(value: Sequence[Any], digits: int = 2, sign: bool = False) -> str:

@@ -46,7 +46,9 @@ def run(
 ) -> None:
     """Run one configuration: a federation, or a central study (kind = "swing")."""
     if _kind(config) == "swing":
-        _swing(config, grid, sets, output, seed, seeds, workers)
+        if sets or grid != "inprocess" or nodes is not None or overwrite or port:
+            _refuse("a swing study reads its configuration file alone: only --output, --seed, --seeds and --workers apply")
+        _swing(config, output, seed, seeds, workers)
         return
     changes = {"output": output, "seed": seed, "seeds": seeds, "workers": workers, "num_nodes": nodes}
     with _usage():
@@ -62,21 +64,20 @@ def _kind(config: Path) -> str:
         return ""  # what is wrong with the file is said by whoever reads it
 
 
-def _swing(
-    config: Path,
-    grid: str,
-    sets: list[str] | None,
-    output: str | None,
-    seed: int | None,
-    seeds: str | None,
-    workers: int | None,
-) -> None:
+def _refuse(line: str) -> NoReturn:
+    print(f"error: {line}", file=sys.stderr)
+    raise typer.Exit(runs_of.USAGE)
+
+
+def _swing(config: Path, output: str | None, seed: int | None, seeds: str | None, workers: int | None) -> None:
     from simulations.swing import run as run_study
 
     root = Path(output or os.environ.get("FEDKD_OUTPUT", "") or Path.cwd() / "runs")
     with _usage():
-        if sets or grid != "inprocess":
-            raise ConfigError("a swing study reads its configuration file alone: --set and --grid flower are for federations")
+        if seeds is not None and not all(part.strip().isdigit() for part in seeds.split(",")):
+            raise ConfigError(f"--seeds {seeds!r}; valid: whole numbers, e.g. 0,1,2")
+        if workers is not None and workers < 1:
+            raise ConfigError(f"--workers {workers}; valid: 1 or more")
         chosen = [seed] if seed is not None else [int(s) for s in seeds.split(",")] if seeds else None
         try:
             folder = run_study(config, root, workers or 2, out.print, chosen)

@@ -16,7 +16,7 @@ from safetensors.torch import save as save_weights
 from transformers import PreTrainedModel
 
 from clients.cohort import one_thread
-from fedkd.errors import RunError
+from fedkd.errors import ConfigError, RunError
 from fedkd.store import write_atomic
 from fedkd.swing import Bench
 from fedkd.swing_plan import ARMS, Plan, Task, read_plan
@@ -40,7 +40,10 @@ def run(path: Path, root: Path, workers: int = 2, said: Said = lambda line: None
     plan = read_plan(path)
     folder = folder_of(plan, root)
     chosen = tuple(seeds) if seeds is not None else plan.seeds
-    for seed in chosen[:1]:
+    unknown = sorted(set(chosen) - set(plan.seeds))
+    if unknown:
+        raise ConfigError(f"{path.name} has no seed {unknown[0]}; its seeds: {', '.join(map(str, plan.seeds))}")
+    for seed in chosen:
         Bench(plan, seed)  # what is wrong with the text or the canaries is said before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     tasks = [t for t in plan.tasks() if t.seed in chosen]
@@ -49,10 +52,25 @@ def run(path: Path, root: Path, workers: int = 2, said: Said = lambda line: None
     missing = [(s, k) for s, k in teachers if not (folder / f"s{s}-{k}.safetensors").exists()]
     said(f"{len(missing)} teachers and {len(students)} students to train, {workers} processes")
     _all(_teacher, [(str(path), str(folder), s, k) for s, k in missing], workers, said)
+    for line in _flat_enough(plan, folder):
+        said(line)
     _all(_student, [(str(path), str(folder), t) for t in students], workers, said)
     results = [json.loads((folder / f"{t.stem}.json").read_text(encoding="utf-8")) for t in tasks]
     write_results(plan, path, folder, results)
     return folder
+
+
+def _flat_enough(plan: Plan, folder: Path) -> list[str]:
+    """A warning for each teacher whose largest logit gap is above half of T_hi (specs: swing, section 1)."""
+    found = []
+    for file in sorted(folder.glob("*-private-teacher.json")):
+        gaps = json.loads(file.read_text(encoding="utf-8")).get("logit_gaps") or {}
+        if gaps and plan.protection.temperature_high < 2 * max(gaps.values()):
+            found.append(
+                f"warning: temperature_high = {plan.protection.temperature_high:g} is below twice the teacher's logit gap of "
+                f"{max(gaps.values()):.1f} nats at secrets"
+            )
+    return found
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -83,7 +101,7 @@ def write_results(plan: Plan, path: Path, folder: Path, results: list[dict[str, 
         "name": plan.name,
         "hash": plan.hash,
         "command": f"python -m simulations run configs/{path.name}",
-        "provenance": provenance(),
+        "provenance": sorted({str(r.get("provenance", "")) for r in results}),
         "teachers": teachers,
         "token_map": next((r["token_map"] for r in results if r.get("token_map")), []),
     }
@@ -117,13 +135,16 @@ def _all(function: Callable[..., str], jobs: list[Any], workers: int, said: Said
 
 
 @cache
-def _bench(path: str, seed: int) -> Bench:
-    return Bench(read_plan(Path(path)), seed)
+def _bench(path: str, folder: str, seed: int) -> Bench:
+    plan = read_plan(Path(path))
+    if plan.hash != Path(folder).name:
+        raise RunError(f"{path} was changed while the study ran; start it again")
+    return Bench(plan, seed)
 
 
 @cache
 def _loaded(path: str, folder: str, seed: int, kind: str) -> PreTrainedModel:
-    bench = _bench(path, seed)
+    bench = _bench(path, folder, seed)
     model = bench.fresh_model(bench.plan.teacher, "teacher")
     weights = load_weights((Path(folder) / f"s{seed}-{kind}.safetensors").read_bytes())
     model.load_state_dict(weights)
@@ -131,9 +152,11 @@ def _loaded(path: str, folder: str, seed: int, kind: str) -> PreTrainedModel:
 
 
 def _teacher(path: str, folder: str, seed: int, kind: str) -> str:
-    bench = _bench(path, seed)
+    bench = _bench(path, folder, seed)
     model = bench.train_teacher(kind)
     facts = bench.audit(model) if kind != "public" else {"perplexity": bench.audit(model)["perplexity"]}
+    if kind == "private":
+        facts["logit_gaps"] = bench.logit_gaps(model)
     write_json(Path(folder) / f"s{seed}-{kind}-teacher.json", {"schema": 1, "seed": seed, "kind": kind, **facts})
     tensors = {n: v.clone().contiguous() for n, v in model.state_dict().items()}
     write_atomic(Path(folder) / f"s{seed}-{kind}.safetensors", save_weights(tensors))
@@ -141,10 +164,10 @@ def _teacher(path: str, folder: str, seed: int, kind: str) -> str:
 
 
 def _student(path: str, folder: str, task: Task) -> str:
-    bench = _bench(path, task.seed)
+    bench = _bench(path, folder, task.seed)
     with torch.random.fork_rng():
         result = bench.student(task, lambda kind: _loaded(path, folder, task.seed, kind))
-    write_json(Path(folder) / f"{task.stem}.json", _strict(result))
+    write_json(Path(folder) / f"{task.stem}.json", _strict({**result, "provenance": provenance()}))
     planted = [c["bits"] for c in result["canaries"] if c["copies"] > 0]
     mean = sum(planted) / max(1, len(planted))
     return f"{task.stem}: {mean:.2f} bits, perplexity {result['perplexity']:.2f}"

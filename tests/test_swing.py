@@ -109,6 +109,26 @@ def test_a_token_map_masks_the_secret(bench: Bench, teacher: Callable[[str], Pre
     assert sum(s["token"] == "#" for s in shown) == 6
     assert not any(s["token"].isdigit() for s in shown)
     assert sorted({round(s["temperature"], 3) for s in shown}) == [1.0, 18.1]
+    line = "".join(s["token"] for s in shown)
+    assert line.startswith("The id of ")
+    assert line.endswith(" is ######."), "the corpus behind the planted line is not shown"
+
+
+def test_a_token_map_masks_a_secret_that_no_detector_found(teacher: Callable[[str], PreTrainedModel]) -> None:
+    bench = Bench(replace(SMALL, sensitivity="oracle"), 0)
+    records = bench.transfer("R1", "teacher")
+    _, facts = bench.lesson(Task(0, "R1", "swing", 1), bench.rows(records), records, teacher)
+    assert "".join(s["token"] for s in facts["token_map"]).endswith(" is ######.")
+    assert bench._token_map(Protection(), bench.text, torch.zeros(30, 64)) == []
+
+
+def test_the_logit_gap_is_the_teachers_at_its_own_secrets() -> None:
+    plan = replace(SMALL, canaries=replace(SMALL.canaries, repetitions=(0, 40)), teacher=Net(width=32, layers=1, epochs=12))
+    bench = Bench(plan, 0)
+    untrained, trained = bench.fresh_model(plan.teacher, "teacher"), bench.train_teacher("private")
+    assert set(bench.logit_gaps(trained)) == {"40"}
+    assert abs(bench.logit_gaps(untrained)["40"]) < 0.5
+    assert bench.logit_gaps(trained)["40"] > 0.7, "forty copies are learned"
 
 
 @pytest.mark.parametrize("how", ["neutral protection", "nothing is private"])
@@ -167,6 +187,14 @@ def test_a_likelihood_outside_0_to_1_is_refused(bench: Bench, monkeypatch: pytes
         ('regimes = ["R9"]', "regimes are R1, R2 and R3"),
         ('arms = ["magic"]', "unknown arm 'magic'; valid: ce, kd"),
         ("[text]\nrow = 3", r"\[text\]: unknown field 'row'; valid fields: name"),
+        ("seeds = [0, 0]", "seeds = \\[0, 0\\] names one twice"),
+        ('long_arms = ["kd"]\nlong_factor = 1', "long_factor = 1; valid: 2 or more"),
+        ("[protection]\nkd_weight = 0.9", "kd_weight is set by the regime and the arm"),
+        ('[protection]\nnoise_key = "redraw"', "needs a teacher that is asked at each use"),
+        ('divergence = "magic"', "unknown loss"),
+        ('divergence_args = "heat = 2"', "unknown field 'heat'"),
+        ("[student]\nheads = 3", "a width that heads divides"),
+        ("[teacher]\nepochs = -1", "epochs >= 0"),
         ("[text]\nrows = 0", "an empty transfer set teaches nothing"),
         ("text = 3", r"\[text\] must be a table"),
         ("[student]\nepochs = 1.5", "wrong type"),

@@ -19,9 +19,10 @@ LEVELS = {"kd": (1.4, 6.0, 18.0), "control": (1.4, 1.4, 1.4), "swing": (1.4, 1.5
 
 
 def student(arm: str, seed: int, levels: tuple[float, ...], factor: int = 1, regime: str = "R2") -> dict[str, Any]:
-    draw = np.random.default_rng([seed, 7])
+    draw, own = np.random.default_rng([seed, 7]), np.random.default_rng([seed, *arm.encode()])
+    noise = iter(draw.normal(0, 0.3, 24) + own.normal(0, 0.002, 24))
     canaries = [
-        {"id": f"c{n}-{i}", "copies": n, "bits": level + float(draw.normal(0, 0.3)), "greedy": level > 15, "estimator": "exact"}
+        {"id": f"c{n}-{i}", "copies": n, "bits": level + float(next(noise)), "greedy": level > 15, "estimator": "exact"}
         for n, level in zip(COPIES, levels, strict=True)
         for i in range(8)
     ]
@@ -49,7 +50,9 @@ def test_planted_exposures_come_back_with_their_intervals() -> None:
     assert kd["minus_control"]["all"][1] > 4
     assert swing["reduction"][0] == pytest.approx(1 - 1.5 / 12.0, abs=0.02)
     assert swing["floor_corrected"][0] == pytest.approx(1 - 0.1 / 10.6, abs=0.02)
-    assert found["control"]["perplexity_ratio"] == pytest.approx([1.1, 1.1, 1.1])
+    assert found["swing"]["perplexity_ratio"] == pytest.approx([1.0, 1.0, 1.0])
+    assert "perplexity_ratio" not in found["control"], "its rows hold other text"
+    assert len(kd["minus_control"]["by_seed"]) == 3
     assert "reduction" not in kd
     assert "minus_control" not in found["control"]
 
@@ -67,13 +70,13 @@ def test_q_canaries_are_paired_over_arms() -> None:
     found = {r["arm"]: r for r in summarise(study())["arms"]}
     width = np.diff(found["swing"]["minus_control"]["by_copies"]["16"][1:])[0]
     alone = np.diff(found["swing"]["by_copies"]["16"][1:])[0]
-    assert width < alone / 50
+    assert width < alone / 20
     floor = found["control"]["mean"][0]
     kd = found["kd"]["mean"][0]
     assert (kd - floor) / (kd - floor) == 1.0
     own = [student("control", 0, LEVELS["control"]), student("kd", 0, LEVELS["kd"]), student("typed", 0, LEVELS["control"])]
     typed = {r["arm"]: r for r in summarise(own)["arms"]}["typed"]
-    assert typed["floor_corrected"][0] == pytest.approx(1.0), "an arm that equals the control is corrected to 100 %"
+    assert typed["floor_corrected"][0] == pytest.approx(1.0, abs=1e-3), "an arm that equals the control is corrected to 100 %"
 
 
 def test_one_seed_has_no_interval_over_seeds_and_no_leak_no_reduction() -> None:
@@ -93,7 +96,7 @@ def test_the_page_says_what_leaked_and_stands_alone() -> None:
     summary = {**summarise(students), "name": "x", "command": "python -m simulations run configs/x.toml", "token_map": shown}
     summary = json.loads(json.dumps(summary).replace("NaN", "null"))  # as it comes back from summary.json
     html = page(Plan("x"), summary)
-    assert "leak shown through the soft targets of plain distillation" in html
+    assert "leak shown through soft targets of plain distillation" in html
     assert html.index('class="verdict') < html.index("<h2>")
     assert "R2, 100 steps" in html
     assert "R2, 300 steps" in html
@@ -105,3 +108,4 @@ def test_the_page_says_what_leaked_and_stands_alone() -> None:
     assert html == page(Plan("x"), summary)
     assert "R1, 100 steps" in table(summary)
     assert "| KD | 1.4 |" in table(summary)
+    assert "(seeds +10." in table(summary), "what another teacher changes stands beside the pooled interval"

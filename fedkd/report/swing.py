@@ -24,7 +24,7 @@ _COLOURS = {
     "typed_prior": MUTED, "public": INK,
 }  # fmt: skip
 REGIMES = {
-    "R1": "the student learns on the teacher's own rows",
+    "R1": "the student learns on the teacher's own rows (the control's student on rows without secrets)",
     "R2": "the student learns on the teacher's rows with fresh random digits in every copy: its text never holds a secret",
     "R3": "the student learns on text without the template",
 }
@@ -36,6 +36,20 @@ _LIMITS = (
     "The noise is a noise level per position. No end-to-end guarantee of differential privacy is stated.",
     "An attack that asks otherwise may find more.",
 )
+
+
+def _facts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The detector's recall and precision, the releases that were charged, and how to read the last two columns."""
+    swing = next((r for r in rows if r["arm"] == "swing"), None)
+    found = [
+        "Type mass: probability of a digit after a name that was never used. Type NLL: nats per digit of secrets that nobody "
+        "planted; 2.30 for a uniform digit. Perplexity below KD's at short training is what any arm gains that does not learn "
+        "the secrets' digits."
+    ]
+    if swing is not None and swing["recall"] is not None:
+        detector = f"recall {swing['recall']:.3f}, precision {swing['precision']:.3f} on planted secrets"
+        found.insert(0, f"Detector: {detector}. Noise: {swing['charges']:,.0f} distinct releases at private positions.")
+    return found
 
 
 @dataclass(frozen=True)
@@ -76,7 +90,7 @@ def page(plan: Plan, summary: Mapping[str, Any]) -> str:
         "verdicts": [{"text": line, "bad": bad} for line, bad in verdicts(summary)],
         "sections": parts,
         "command": summary["command"],
-        "notes": _LIMITS,
+        "notes": [*_facts(rows), *_LIMITS],
     }
     return check_words(render("study", values))
 
@@ -106,8 +120,9 @@ def verdicts(summary: Mapping[str, Any]) -> list[tuple[str, bool]]:
         if kd is None or "minus_control" not in kd:
             continue
         value, low, high = (_number(v) for v in kd["minus_control"]["all"])
+        through = "soft targets" if regime != "R1" else "hard labels and soft targets together"
         text = (
-            f"{regime}: leak shown through the soft targets of plain distillation: {value:+.1f} bits [{low:+.1f}, {high:+.1f}] "
+            f"{regime}: leak shown through {through} of plain distillation: {value:+.1f} bits [{low:+.1f}, {high:+.1f}] "
             "above students of a teacher that never saw the secrets, "
             f"{kd['extracted']['count']} of {kd['extracted']['of']} secrets extracted."
             if low > 0

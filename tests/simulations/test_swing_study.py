@@ -66,8 +66,12 @@ def test_a_wrong_study_is_one_line_and_code_2_and_writes_nothing(tmp_path: Path)
     for text, more, said in (
         (PLAN.replace('"kd"', '"magic"'), [], "unknown arm 'magic'"),
         (PLAN.replace("rows = 30", "rows = 300000"), [], "too few rows"),
-        (PLAN, ["--grid", "flower"], "are for federations"),
-        (PLAN, ["--set", "rows=3"], "are for federations"),
+        (PLAN, ["--grid", "flower"], "only --output, --seed, --seeds and --workers apply"),
+        (PLAN, ["--set", "rows=3"], "only --output"),
+        (PLAN, ["--overwrite"], "only --output"),
+        (PLAN, ["--seed", "7"], "has no seed 7; its seeds: 0"),
+        (PLAN, ["--seeds", "x"], "valid: whole numbers"),
+        (PLAN, ["--workers", "0"], "valid: 1 or more"),
     ):
         config.write_text(text)
         result = CliRunner().invoke(app, ["run", str(config), "--output", str(tmp_path / "out"), *more])
