@@ -257,7 +257,7 @@ def _changed(default: T, table: Any, where: str) -> T:
     """The default dataclass with a table's values."""
     if not isinstance(table, dict):
         raise ConfigError(f"{where} must be a table")
-    known = {f.name: getattr(default, f.name) for f in fields(default)}  # type: ignore[arg-type]
+    known = dict(vars(default))
     unknown = sorted(set(table) - set(known))
     if unknown:
         raise ConfigError(f"{where}: unknown field {unknown[0]!r}; valid fields: {', '.join(known)}")

