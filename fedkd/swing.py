@@ -25,7 +25,8 @@ from fedkd.distill import Lesson, Rows
 from fedkd.errors import ConfigError
 from fedkd.language import Cached, build, pretrained
 from fedkd.losses import swing as swing_loss
-from fedkd.swing_plan import ARMS, KD_WEIGHT, Net, Task
+from fedkd.swing_arms import ARMS
+from fedkd.swing_plan import KD_WEIGHT, Net, Task
 from fedkd.swing_text import Material, Record, Set
 
 IMPOSSIBLE = -1e4
@@ -61,9 +62,8 @@ class Bench(Material):
         """One of TEACHERS."""
         model = self.fresh_model(self.plan.teacher, "teacher")
         rows = self.rows(self.records(kind))
-        distill.train(
-            model, rows, Lesson.text(rows), self.plan.teacher.training, rng.key(self.seed, kind) & (2**31 - 1), said=said
-        )
+        order = rng.key(self.seed, "teacher order") & (2**31 - 1)  # one order for all: they differ in their rows alone
+        distill.train(model, rows, Lesson.text(rows), self.plan.teacher.training, order, said=said)
         return model
 
     def lesson(
@@ -71,7 +71,7 @@ class Bench(Material):
     ) -> tuple[Lesson, dict[str, Any]]:
         """What the arm's student learns, and facts about the protection (charges, detector recall and precision)."""
         arm, weight = ARMS[task.arm], KD_WEIGHT[task.regime]
-        likelihood = self.likelihood(records, arm.oracle)
+        likelihood = self.likelihood(records, arm.oracle, arm.missed)
         private = (likelihood >= self.plan.protection.theta) & rows.real
         known = (self.likelihood(records, True) > 0) & rows.real
         facts: dict[str, Any] = {"private_tokens": int(private.sum())}
@@ -209,8 +209,9 @@ class Bench(Material):
             sizes = f"{lesson.teacher.shape[2]} tokens and the student {model.config.vocab_size}"
             raise ConfigError(f"vocabularies differ: the teacher predicts {sizes}; use models of one family")
         net = replace(self.plan.student, epochs=self.plan.student.epochs * task.factor)
-        module = plugins.find("losses", self.plan.divergence)
-        config = parse_args(self.plan.divergence_args, module.Config, "divergence_args")
+        name, args = ARMS[task.arm].divergence or (self.plan.divergence, self.plan.divergence_args)
+        module = plugins.find("losses", name)
+        config = parse_args(args, module.Config, "divergence_args")
 
         def divergence(student: Tensor, target: Tensor) -> Tensor:
             each: Tensor = module.loss(config, student, target, None)

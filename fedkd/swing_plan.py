@@ -14,14 +14,14 @@ from fedkd.distill import Training
 from fedkd.errors import ConfigError
 from fedkd.language import Size, check_size
 from fedkd.losses import swing as swing_loss
+from fedkd.swing_arms import ARMS, GROUPS, Regime, arm_gaps
 
 T = TypeVar("T")
 
-FORMAT = 1
+FORMAT = 2
 """Version of every draw and file of a study; part of its hash."""
 
-Regime = Literal["R1", "R2", "R3"]
-KD_WEIGHT = {"R1": 0.5, "R2": 1.0, "R3": 1.0}
+KD_WEIGHT: dict[Regime, float] = {"R1": 0.5, "R2": 1.0, "R3": 1.0}
 """Weight of the soft targets: R1 distils on the teacher's own rows; R2 on the same rows with fresh digits in every copy; R3 on
 text alone (specs: swing, section 5)."""
 
@@ -100,7 +100,9 @@ class Plan:
     regimes: tuple[Regime, ...] = ("R2", "R1")
     """transfer sets, see KD_WEIGHT"""
     arms: tuple[str, ...] = ()
-    """names of ARMS; empty = all that make sense in a regime"""
+    """names of ARMS; empty = those of the main group that make sense in a regime"""
+    more: tuple[str, ...] = ()
+    """further students, after all others: names of ARMS or GROUPS, "R1:kd" for one regime alone"""
     long_arms: tuple[str, ...] = ()
     """arms that are also trained ``long_factor`` times as long, in the first regime"""
     long_factor: int = 3
@@ -127,20 +129,34 @@ class Plan:
     @property
     def hash(self) -> str:
         """Eight hex digits over all that determines a student's numbers, seeds and lists of arms aside."""
-        skipped = ("name", "seeds", "regimes", "arms", "long_arms")
+        skipped = ("name", "seeds", "regimes", "arms", "more", "long_arms")
         return digest8(
             {"format": FORMAT, **{f.name: repr(getattr(self, f.name)) for f in fields(self) if f.name not in skipped}}
         )
 
     def tasks(self) -> list[Task]:
-        """Every student of the study, the headline regime first."""
-        found = []
-        for seed in self.seeds:
-            for place, regime in enumerate(self.regimes):
-                names = self.arms or tuple(ARMS)
-                found += [Task(seed, regime, a, 1) for a in names if regime in ARMS[a].regimes]
-                if place == 0:
-                    found += [Task(seed, regime, a, self.long_factor) for a in self.long_arms if regime in ARMS[a].regimes]
+        """Every student of the study: the headline regime first, ``more`` last, so that a stopped study has its core."""
+        names = self.arms or GROUPS["main"]
+        wanted = [(regime, a, 1) for regime in self.regimes for a in names]
+        wanted += [(self.regimes[0], a, self.long_factor) for a in self.long_arms]
+        wanted += [(regime, a, 1) for regime, a in self._further()]
+        kept = dict.fromkeys((regime, a, factor) for regime, a, factor in wanted if regime in ARMS[a].regimes)
+        parts = (
+            [w for w in kept if w[2] == 1 and w[1] in names and w[0] in self.regimes],
+            [w for w in kept if w[2] > 1],
+            [w for w in kept if w[2] == 1 and not (w[1] in names and w[0] in self.regimes)],
+        )
+        return [Task(seed, *w) for part in parts for seed in self.seeds for w in part]
+
+    def _further(self) -> list[tuple[Regime, str]]:
+        """(regime, arm) of ``more``. Raises: ConfigError for an unknown regime, arm or group."""
+        found: list[tuple[Regime, str]] = []
+        for entry in self.more:
+            before, _, name = entry.rpartition(":")
+            regimes: list[Regime] = [r for r in KD_WEIGHT if r == before] if before else list(self.regimes)
+            if not regimes or name not in (*ARMS, *GROUPS):
+                raise ConfigError(f"more = {entry!r}: an arm or a group ({', '.join(GROUPS)}), with R1:, R2: or R3: before it")
+            found += [(r, a) for r in regimes for a in GROUPS.get(name, (name,))]
         return found
 
 
@@ -158,50 +174,6 @@ class Task:
     def stem(self) -> str:
         """Stem of its file."""
         return f"s{self.seed}-{self.regime}-{self.arm}" + (f"-x{self.factor}" if self.factor > 1 else "")
-
-
-@dataclass(frozen=True)
-class Arm:
-    """How a student's lesson differs from plain distillation."""
-
-    label: str
-    """in tables"""
-    source: Literal["none", "teacher", "control", "nothing", "type", "prior", "public"] = "teacher"
-    """what private positions learn from: no soft target anywhere, the private or the control teacher, nothing (redaction), the
-    uniform distribution over the type's tokens, the type's unigram frequencies, the public model"""
-    changes: tuple[tuple[str, Any], ...] | None = None
-    """fields of the protection to change; None = no protection"""
-    masked: bool = True
-    """no hard label at private positions"""
-    oracle: bool = False
-    """private positions are known, not detected"""
-    regimes: tuple[Regime, ...] = ("R1", "R2")
-    """where it says something of its own"""
-
-
-_NO_NOISE: tuple[tuple[str, Any], ...] = (("noise", "none"),)
-_FLAT: tuple[tuple[str, Any], ...] = (("temperature_high", 1.0),)
-_BOTH: tuple[tuple[str, Any], ...] = (*_NO_NOISE, ("temperature_side", "both"))
-_BOTH_SQUARED: tuple[tuple[str, Any], ...] = (*_BOTH, ("temperature_squared", True))
-
-ARMS: dict[str, Arm] = {
-    "ce": Arm("text only (CE)", "none", masked=False),
-    "kd": Arm("KD", masked=False, regimes=("R1", "R2", "R3")),
-    "masked_kd": Arm("KD, hard labels masked", regimes=("R1",)),
-    "control": Arm("KD, control teacher", "control", masked=False, regimes=("R1", "R2", "R3")),
-    "temperature": Arm("dynamic temperature only", changes=_NO_NOISE),
-    "noise": Arm("noise only", changes=_FLAT),
-    "swing": Arm("swing", changes=()),
-    "swing_oracle": Arm("swing, private positions known", changes=(), oracle=True, regimes=("R2",)),
-    "swing_unmasked": Arm("swing, hard labels not masked", changes=(), masked=False, regimes=("R1",)),
-    "both_squared": Arm("dynamic temperature, both sides, T^2", changes=_BOTH_SQUARED, regimes=("R1",)),
-    "both": Arm("dynamic temperature, both sides", changes=_BOTH, regimes=("R1",)),
-    "redaction": Arm("redaction", "nothing"),
-    "typed": Arm("typed redaction, uniform", "type"),
-    "typed_prior": Arm("typed redaction, prior of the type", "prior"),
-    "public": Arm("public substitution", "public"),
-}  # fmt: skip
-"""The arms of a study (specs: swing, section 3)."""
 
 
 def read_plan(path: Path) -> Plan:
@@ -238,8 +210,6 @@ def read_plan(path: Path) -> Plan:
         _ = net.training  # its checks name what is valid
         if not net.folder:
             check_size(net.size(2, 2))
-    for arm in ARMS.values():
-        _ = replace(plan.protection, **dict(arm.changes or ()))  # an arm's change may not fit the protection given
     wrong = [a for a in (*plan.arms, *plan.long_arms) if a not in ARMS]
     if wrong:
         raise ConfigError(f"{path.name}: unknown arm {wrong[0]!r}; valid: {', '.join(ARMS)}")
@@ -248,8 +218,12 @@ def read_plan(path: Path) -> Plan:
         raise ConfigError(f"{path.name}: regimes are R1, R2 and R3, at least one; and at least one seed is needed")
     module = plugins.find("sensitivity", plan.sensitivity)
     if not hasattr(module, "find"):
-        raise ConfigError(f"{path.name}: sensitivity {plan.sensitivity!r} reads losses, not text; valid here: regex, constant")
+        raise ConfigError(f"{path.name}: sensitivity {plan.sensitivity!r} does not read text; valid here: regex, combined, oracle")
     parse_args(plan.sensitivity_args, module.Config, "sensitivity_args")
+    for task in plan.tasks():
+        gap = arm_gaps(task.arm, plan.protection, hasattr(module, "recognise"))
+        if gap:
+            raise ConfigError(f"{path.name}: {gap}")
     return plan
 
 

@@ -16,7 +16,7 @@ from scipy import stats
 from fedkd import rng
 from fedkd.inference import holm, paired_bootstrap
 from fedkd.intervals import Floats, clopper_pearson, t_interval
-from fedkd.swing_plan import ARMS
+from fedkd.swing_arms import ARMS
 
 MARGIN = 1.0
 """bits above the control that swing may show in a group of copies (fixed beforehand)"""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,8 +17,9 @@ from fedkd.config import parse_args
 from fedkd.distill import Rows
 from fedkd.errors import ConfigError
 from fedkd.language import folder_of
-from fedkd.spans import Span, to_tokens
-from fedkd.swing_plan import Plan, Regime
+from fedkd.spans import Found, Span, drop_occurrences, drop_strings, to_tokens
+from fedkd.swing_arms import Missed, Regime
+from fedkd.swing_plan import Plan
 
 Set = Literal["private", "control", "public", "fresh", "text"]
 """Rows of a teacher (the first three), or of a transfer set."""
@@ -156,14 +157,15 @@ class Material:
             return self.records("control" if source == "control" else "private")
         return self.records("fresh" if regime == "R2" else "text")
 
-    def likelihood(self, records: Sequence[Record], oracle: bool) -> Tensor:
+    def likelihood(self, records: Sequence[Record], oracle: bool, missed: Missed | None = None) -> Tensor:
         """[N, width] float32: how likely the token that each position predicts is private; whole records are scored."""
         if oracle:
             spans = [[] if r.secret is None else [Span(*r.secret, "digits", 1.0)] for r in records]
         else:
             module = plugins.find("sensitivity", self.plan.sensitivity)
             config = parse_args(self.plan.sensitivity_args, module.Config, "sensitivity_args")
-            spans = module.find(config, [r.text for r in records])
+            whole = [r.text for r in records]
+            spans = module.find(config, whole) if missed is None else self._degraded(module, config, whole, missed)
         found = torch.zeros(len(records), self.plan.text.width)
         for row, (record, own) in enumerate(zip(records, spans, strict=True)):
             if own:
@@ -172,6 +174,18 @@ class Material:
         if not bool(((found >= 0) & (found <= 1)).all()):
             raise ConfigError(f"sensitivity {self.plan.sensitivity} gave a likelihood outside [0, 1]")
         return found
+
+    def _degraded(self, module: Any, config: Any, texts: Sequence[str], missed: Missed) -> Found:
+        """What a detector finds that misses some of it; the same misses for every arm of a seed."""
+        stream = rng.experiment(self.seed, f"swing missed {missed.share} {missed.strings}")
+        found = module.recognise(texts)
+        if missed.strings:
+            found = drop_strings(texts, found, missed.share, stream)
+        else:
+            found = drop_occurrences(found, missed.share, stream)
+        known = module.collect(config, texts, found) if missed.propagate else {}
+        spread: Found = module.with_flagged(texts, found, known)
+        return spread
 
     @property
     def alphabet(self) -> Tensor:

@@ -19,7 +19,8 @@ from clients.cohort import one_thread
 from fedkd.errors import ConfigError, RunError
 from fedkd.store import write_atomic
 from fedkd.swing import Bench
-from fedkd.swing_plan import ARMS, Plan, Task, read_plan
+from fedkd.swing_arms import ARMS
+from fedkd.swing_plan import Plan, Task, read_plan
 from fedkd.swing_results import summarise, table
 from server.run_folder import write_json
 from simulations.run import provenance

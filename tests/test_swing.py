@@ -19,7 +19,8 @@ from fedkd.losses.swing import Config as Protection
 from fedkd.sensitivity import regex
 from fedkd.spans import Span
 from fedkd.swing import Bench
-from fedkd.swing_plan import ARMS, Net, Plan, Task, Text, read_plan
+from fedkd.swing_arms import ARMS, GROUPS, Missed
+from fedkd.swing_plan import Net, Plan, Task, Text, read_plan
 
 SMALL = Plan(
     "small",
@@ -77,7 +78,7 @@ def test_arms_differ_in_their_lesson_alone(bench: Bench, teacher: Callable[[str]
     found = {
         name: bench.lesson(replace(task, arm=name), rows, records, teacher)
         for name, arm in ARMS.items()
-        if task.regime in arm.regimes and arm.source != "control"
+        if task.regime in arm.regimes and arm.source != "control" and arm.missed is None
     }
     weight = 0.5 if regime == "R1" else 1.0
     kd = found["kd"][0]
@@ -91,7 +92,7 @@ def test_arms_differ_in_their_lesson_alone(bench: Bench, teacher: Callable[[str]
         assert facts["recall"] == facts["precision"] == 1.0
         if lesson.teacher is not None and ARMS[name].source != "nothing":
             assert torch.equal(lesson.teacher[~private & rows.real], kd.teacher[~private & rows.real]), name
-            if name not in ("kd", "masked_kd"):
+            if not (name in ("kd", "masked_kd") or name.startswith("kd_")):
                 assert not torch.equal(lesson.teacher[private], kd.teacher[private]), name
     typed = found["typed"][0].teacher
     assert typed is not None
@@ -201,7 +202,7 @@ def test_a_likelihood_outside_0_to_1_is_refused(bench: Bench, monkeypatch: pytes
         ("text = 3", r"\[text\] must be a table"),
         ("[student]\nepochs = 1.5", "wrong type"),
         ("[protection]\ntheta = 2.0", "theta"),
-        ('sensitivity = "gap"', "reads losses, not text"),
+        ('sensitivity = "gap"', "does not read text"),
         ('sensitivity = "magic"', "unknown sensitivity"),
         ('kind = "federation"', 'kind must be "swing"'),
         ("seeds =", "is not valid TOML"),
@@ -322,3 +323,54 @@ def distilled(plan: Plan) -> dict[str, Any]:
     bench = Bench(plan, 0)
     model = bench.train_teacher("private")
     return bench.student(Task(0, "R2", "kd", 1), lambda kind: model)
+
+
+def test_further_students_come_last_and_none_twice() -> None:
+    plan = replace(
+        SMALL, seeds=(0, 1), regimes=("R2",), long_arms=("kd",), more=("divergence", "R1:swing", "R1:detector", "kd")
+    )
+    stems = [t.stem for t in plan.tasks()]
+    main = len([a for a in GROUPS["main"] if "R2" in ARMS[a].regimes])
+    assert len(stems) == len(set(stems)) == 2 * (main + 1 + 10 + 1 + 8)
+    assert stems[2 * main : 2 * main + 2] == ["s0-R2-kd-x3", "s1-R2-kd-x3"]
+    assert stems[2 * main + 2] == "s0-R2-kd_reverse_kl"
+    assert plan.hash == SMALL.hash, "which students are trained changes none of them"
+    with pytest.raises(ConfigError, match="R9:kd"):
+        replace(SMALL, more=("R9:kd",)).tasks()
+    with pytest.raises(ConfigError, match="an arm or a group"):
+        replace(SMALL, more=("nothing",)).tasks()
+
+
+def test_a_degraded_detector_misses_what_it_says(bench: Bench) -> None:
+    records = bench.records("private")
+    known = bench.likelihood(records, oracle=True) > 0
+    texts = [r.text for r in records]
+    copies = {c.secret: sum(c.secret in t for t in texts) for c in bench.canaries.canaries if c.repetitions}
+    for arm in GROUPS["detector"]:
+        missed = ARMS[arm].missed
+        assert missed is not None
+        found = bench.likelihood(records, False, missed) >= 0.5
+        assert not bool((found & ~known).any())
+        assert torch.equal(found, bench.likelihood(records, False, missed) >= 0.5), "the same misses for every arm"
+    half = {
+        arm: bench.likelihood(records, False, ARMS[arm].missed) >= 0.5 for arm in ("swing_missed_50", "swing_missed_50_alone")
+    }
+    assert set(copies.values()) == {2}
+    assert int((half["swing_missed_50"] & ~half["swing_missed_50_alone"]).sum()) > 0, "what is left flags its other copies"
+    assert not bool((half["swing_missed_50_alone"] & ~half["swing_missed_50"]).any())
+    lost = bench.likelihood(records, False, Missed(1.0, strings=True))
+    assert float(lost.max()) < 0.5
+
+
+def test_an_arm_may_minimise_another_divergence(bench: Bench, teacher: Callable[[str], PreTrainedModel]) -> None:
+    found = {a: bench.student(Task(0, "R2", a, 1), teacher)["perplexity"] for a in ("kd", *GROUPS["divergence"][::2])}
+    assert len(set(found.values())) == len(found), found
+    plain = Bench(replace(SMALL, divergence="tv", divergence_args="temperature = 1.0"), 0)
+    assert plain.student(Task(0, "R2", "kd", 1), teacher)["perplexity"] == found["kd_tv"]
+
+
+def test_a_detector_that_does_not_list_its_hits_is_not_degraded(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('kind = "swing"\nsensitivity = "combined"\nmore = ["R1:detector"]\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match="degrades a detector by patterns"):
+        read_plan(path)
