@@ -218,7 +218,7 @@ def read_plan(path: Path) -> Plan:
         raise ConfigError(f"{path.name}: regimes are R1, R2 and R3, at least one; and at least one seed is needed")
     module = plugins.find("sensitivity", plan.sensitivity)
     if not hasattr(module, "find"):
-        raise ConfigError(f"{path.name}: sensitivity {plan.sensitivity!r} does not read text; valid here: regex, combined, oracle")
+        raise ConfigError(f"{path.name}: {plan.sensitivity} does not read text; valid for sensitivity: regex, combined, oracle")
     parse_args(plan.sensitivity_args, module.Config, "sensitivity_args")
     for task in plan.tasks():
         gap = arm_gaps(task.arm, plan.protection, hasattr(module, "recognise"))
