@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clients.cohort import one_thread
 from fedkd.intervals import paired_t, t_interval
 from fedkd.label_exposure import audit
 from fedkd.report.run_folder import read_run
 from server.run_folder import folder_of, run_id, state_root_of
+from simulations.pool import worker
 from simulations.run import execute, load, provenance
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results")
     given = parser.parse_args()
     jobs = [(reading, arm, seed, given.output) for reading in READINGS for arm in ARMS for seed in SEEDS]
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), initializer=one_thread) as pool:
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), initializer=worker) as pool:
         found = list(pool.map(one, *zip(*jobs, strict=True)))
     rows = []
     for reading in READINGS:

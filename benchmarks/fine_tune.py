@@ -20,7 +20,6 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from clients.cohort import one_thread
 from fedkd.executors import loop
 from fedkd.intervals import paired_t, t_interval
 from fedkd.jobs import local_job
@@ -30,6 +29,7 @@ from fedkd.setting import build
 from fedkd.store import read_commit
 from fedkd.train import evaluate, stage
 from server.run_folder import folder_of, state_root_of
+from simulations.pool import worker
 from simulations.run import load, provenance
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,7 +149,7 @@ def main() -> None:
     given = parser.parse_args()
     train(given.output, given.settings)
     seeds = (*REPORTED, *CHOOSING)
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), initializer=one_thread) as pool:
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), initializer=worker) as pool:
         found = dict(zip(seeds, pool.map(tune, repeat(given.output), seeds, repeat(given.settings)), strict=True))
     rows = {}
     for key in found[0]["test"]:

@@ -15,7 +15,6 @@ from safetensors.torch import load as load_weights
 from safetensors.torch import save as save_weights
 from transformers import PreTrainedModel
 
-from clients.cohort import one_thread
 from fedkd.errors import ConfigError, RunError
 from fedkd.store import write_atomic
 from fedkd.swing import Bench
@@ -23,6 +22,7 @@ from fedkd.swing_arms import ARMS
 from fedkd.swing_plan import Plan, Task, read_plan
 from fedkd.swing_results import summarise, table
 from server.run_folder import write_json
+from simulations.pool import worker
 from simulations.run import provenance
 
 Said = Callable[[str], None]
@@ -123,7 +123,7 @@ def _strict(value: Any) -> Any:
 def _all(function: Callable[..., str], jobs: list[Any], workers: int, said: Said) -> None:
     if not jobs:
         return
-    with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn"), initializer=one_thread) as pool:
+    with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn"), initializer=worker) as pool:
         waiting = [pool.submit(function, *job) for job in jobs]
         try:
             for done, future in enumerate(as_completed(waiting), 1):
