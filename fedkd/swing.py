@@ -62,7 +62,7 @@ class Bench(Material):
         """One of TEACHERS."""
         model = self.fresh_model(self.plan.teacher, "teacher")
         rows = self.rows(self.records(kind))
-        order = rng.key(self.seed, "teacher order") & (2**31 - 1)  # one order for all: they differ in their rows alone
+        order = rng.key(self.seed, kind) & (2**31 - 1)
         distill.train(model, rows, Lesson.text(rows), self.plan.teacher.training, order, said=said)
         return model
 

@@ -18,7 +18,7 @@ from fedkd.swing_arms import ARMS, GROUPS, Regime, arm_gaps
 
 T = TypeVar("T")
 
-FORMAT = 2
+FORMAT = 1
 """Version of every draw and file of a study; part of its hash."""
 
 KD_WEIGHT: dict[Regime, float] = {"R1": 0.5, "R2": 1.0, "R3": 1.0}
