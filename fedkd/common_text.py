@@ -124,8 +124,8 @@ class CommonText:
     Raises: ConfigError for a text too small or a line longer than a row; DataError for missing plays.
     """
 
-    def __init__(self, setting: Setting, seed: int) -> None:
-        self.setting, self.seed = setting, seed
+    def __init__(self, setting: Setting, seed: int, text: str = "shakespeare") -> None:
+        self.setting, self.seed, self.source = setting, seed, text
         s = setting
         self.length = s.common + s.rare
         self.law = _laws(s, rng.experiment(seed, "common laws"))  # [towns, common, 10]
@@ -158,7 +158,7 @@ class CommonText:
 
     def _load_plays(self, planted: int) -> None:
         s = self.setting
-        module = plugins.find("texts", "shakespeare")
+        module = plugins.find("texts", self.source)
         plays = module.load(parse_args("", module.Config, "text.args"), "")
         self.tokens = tokens.characters(tokens.alphabet_of(plays.texts))
         stream = rng.experiment(self.seed, "common plays")
