@@ -202,6 +202,7 @@ def formal_gaps(config: Protection) -> list[str]:
     needs = {
         "logit_range above 0": config.logit_range > 0,
         'noise "laplace" or "gaussian" with a positive scale': config.noisy,
+        'noise_on = "probabilities"': config.noise_on == "probabilities",
         'noise_scope = "all"': config.noise_scope == "all",
         "epsilon_elsewhere = inf (one noise level)": config.epsilon_elsewhere == math.inf,
         'noise_key = "content"': config.noise_key == "content",

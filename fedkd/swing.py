@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +26,7 @@ from fedkd.errors import ConfigError
 from fedkd.language import Cached, build, pretrained
 from fedkd.losses import swing as swing_loss
 from fedkd.swing_arms import ARMS
+from fedkd.swing_formal import statement
 from fedkd.swing_plan import KD_WEIGHT, Net, Task
 from fedkd.swing_text import Material, Record, Set
 
@@ -109,6 +110,8 @@ class Bench(Material):
             protection = replace(self.plan.protection, **dict(arm.changes))
             logits, temperature, scale, charges = self._protected(protection, logits, likelihood, rows)
             soft, facts["charges"] = soft * scale, charges
+            if protection.formal:
+                facts["formal"] = asdict(statement(protection, charges, logits.shape[2]))
             if task.arm == "swing":
                 facts["token_map"] = self._token_map(protection, records, likelihood)
         return Lesson(hard, soft, logits, temperature), facts

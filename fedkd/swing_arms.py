@@ -5,13 +5,14 @@ Groups are arms that answer one question together; ``main`` is what a study runs
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fedkd.errors import ConfigError
 from fedkd.losses import swing as swing_loss
 
-Regime = Literal["R1", "R2", "R3"]
+Regime = Literal["R1", "R2", "R3", "R4"]
 Change = tuple[tuple[str, Any], ...]
 
 
@@ -57,9 +58,9 @@ _BOTH_SQUARED: Change = (*_BOTH, ("temperature_squared", True))
 
 _MAIN: dict[str, Arm] = {
     "ce": Arm("text only (CE)", "none", masked=False),
-    "kd": Arm("KD", masked=False, regimes=("R1", "R2", "R3")),
+    "kd": Arm("KD", masked=False, regimes=("R1", "R2", "R3", "R4")),
     "masked_kd": Arm("KD, hard labels masked", regimes=("R1",)),
-    "control": Arm("KD, control teacher", "control", masked=False, regimes=("R1", "R2", "R3")),
+    "control": Arm("KD, control teacher", "control", masked=False, regimes=("R1", "R2", "R3", "R4")),
     "temperature": Arm("dynamic temperature only", changes=_NO_NOISE),
     "noise": Arm("noise only", changes=_FLAT),
     "swing": Arm("swing", changes=()),
@@ -110,12 +111,20 @@ _BUDGET = {
     for epsilon in BUDGETS
     for arm, label, changes in (("swing", "swing", ()), ("noise", "noise only", _FLAT))
 }
-ARMS: dict[str, Arm] = {**_MAIN, **_DIVERGENCE, **_DETECTOR, **_BUDGET}
+_FORMAL: Change = (
+    ("formal", True), ("kd_weight", 1.0), ("noise_scope", "all"), ("epsilon_elsewhere", math.inf), ("noise_key", "content"),
+    ("top_k", 0), ("sensitivity_bound", "clipped"),
+)  # fmt: skip
+_STATED = {"swing_formal": Arm("swing, formal", changes=_FORMAL, regimes=("R4",))}
+"""Its logit_range and the noise are the plan's to choose: they decide the total."""
+ARMS: dict[str, Arm] = {**_MAIN, **_DIVERGENCE, **_DETECTOR, **_BUDGET, **_STATED}
 """Every arm (specs: swing, section 3), in the order of tables."""
 GROUPS: dict[str, tuple[str, ...]] = {
     "main": tuple(_MAIN), "divergence": tuple(_DIVERGENCE), "detector": tuple(_DETECTOR), "budget": tuple(_BUDGET),
+    "formal": tuple(_STATED),
 }  # fmt: skip
-"""Arms that answer one question together: each protection; what is minimised; what the detector misses; how much noise."""
+"""Arms that answer one question together: each protection; what is minimised; what the detector misses; how much noise; what
+has a total epsilon."""
 
 
 def arm_gaps(name: str, protection: swing_loss.Config, recognises: bool) -> str:

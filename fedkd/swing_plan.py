@@ -21,9 +21,10 @@ T = TypeVar("T")
 FORMAT = 1
 """Version of every draw and file of a study; part of its hash."""
 
-KD_WEIGHT: dict[Regime, float] = {"R1": 0.5, "R2": 1.0, "R3": 1.0}
+KD_WEIGHT: dict[Regime, float] = {"R1": 0.5, "R2": 1.0, "R3": 1.0, "R4": 1.0}
 """Weight of the soft targets: R1 distils on the teacher's own rows; R2 on the same rows with fresh digits in every copy; R3 on
-text alone (specs: swing, section 5)."""
+text alone (specs: swing, section 5); R4, decided here, on public text that no teacher with secrets has read, which is what a
+formal statement needs."""
 
 TEACHERS = ("private", "control", "public")
 """private: the rows with the canaries; control: text in their place; public: other plays and the decoys only."""
@@ -155,7 +156,7 @@ class Plan:
             before, _, name = entry.rpartition(":")
             regimes: list[Regime] = [r for r in KD_WEIGHT if r == before] if before else list(self.regimes)
             if not regimes or name not in (*ARMS, *GROUPS):
-                raise ConfigError(f"more = {entry!r}: an arm or a group ({', '.join(GROUPS)}), with R1:, R2: or R3: before it")
+                raise ConfigError(f"more = {entry!r}: an arm or a group ({', '.join(GROUPS)}), with R1: to R4: before it")
             found += [(r, a) for r in regimes for a in GROUPS.get(name, (name,))]
         return found
 
@@ -215,7 +216,7 @@ def read_plan(path: Path) -> Plan:
         raise ConfigError(f"{path.name}: unknown arm {wrong[0]!r}; valid: {', '.join(ARMS)}")
     unknown = [r for r in plan.regimes if r not in KD_WEIGHT]
     if unknown or not plan.regimes or not plan.seeds:
-        raise ConfigError(f"{path.name}: regimes are R1, R2 and R3, at least one; and at least one seed is needed")
+        raise ConfigError(f"{path.name}: regimes are R1, R2, R3 and R4, at least one; and at least one seed is needed")
     module = plugins.find("sensitivity", plan.sensitivity)
     if not hasattr(module, "find"):
         raise ConfigError(f"{path.name}: {plan.sensitivity} does not read text; valid for sensitivity: regex, combined, oracle")

@@ -17,9 +17,11 @@ from fedkd import rng
 from fedkd.inference import holm, paired_bootstrap
 from fedkd.intervals import Floats, clopper_pearson, t_interval
 from fedkd.swing_arms import ARMS
+from fedkd.swing_formal import sentence
 
 MARGIN = 1.0
 """bits above the control that swing may show in a group of copies (fixed beforehand)"""
+_PLACE = {"R2": 0, "R1": 1, "R3": 2, "R4": 3}
 Student = Mapping[str, Any]
 
 
@@ -35,7 +37,7 @@ def summarise(students: Sequence[Student]) -> dict[str, Any]:
         groups.setdefault((s["regime"], s["factor"], s["arm"]), []).append(s)
     order = {name: place for place, name in enumerate(ARMS)}
     rows = []
-    for regime, factor, arm in sorted(groups, key=lambda k: (-ord(k[0][1]) if k[0] != "R3" else 0, k[1], order[k[2]])):
+    for regime, factor, arm in sorted(groups, key=lambda k: (_PLACE[k[0]], k[1], order[k[2]])):
         own = groups[regime, factor, arm]
         rows.append(_row(own, groups.get((regime, factor, "kd")), groups.get((regime, factor, "control"))))
     return {
@@ -60,6 +62,7 @@ def _row(own: Sequence[Student], kd: Sequence[Student] | None, control: Sequence
         "recall": _average(s.get("recall") for s in own), "precision": _average(s.get("precision") for s in own),
         "charges": _average(s.get("charges") for s in own),
         "sampled": float(np.mean([c["estimator"] == "sampled" for s in own for c in s["canaries"]])),
+        "formal": max((s["formal"] for s in own if s.get("formal")), key=lambda f: float(f["epsilon"]), default=None),
         "warning": next((s["warning"] for s in own if s.get("warning")), ""),
     }  # fmt: skip
     if kd is not None and kd is not own:
@@ -194,8 +197,13 @@ def table(summary: Mapping[str, Any]) -> str:
         names = head(copies)
         lines += ["| " + " | ".join(names) + " |", "| --- |" + " ---: |" * (len(names) - 1)]
         lines += ["| " + " | ".join(cells(r, copies)) + " |" for r in rows]
-        lines.append("")
+        lines += ["", *totals(rows)]
     return "\n".join(lines)
+
+
+def totals(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each arm with a formal total: that of its student with the largest."""
+    return [f"{r['label']}: {sentence(**r['formal'])}" for r in rows if r.get("formal")]
 
 
 def head(copies: Sequence[str]) -> list[str]:

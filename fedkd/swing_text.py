@@ -155,6 +155,8 @@ class Material:
         """What students of a regime learn on; in R1 the control's students see no canary either (their labels would leak)."""
         if regime == "R1":
             return self.records("control" if source == "control" else "private")
+        if regime == "R4":
+            return list(self.public_text)
         return self.records("fresh" if regime == "R2" else "text")
 
     def likelihood(self, records: Sequence[Record], oracle: bool, missed: Missed | None = None) -> Tensor:

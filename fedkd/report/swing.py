@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fedkd.report.style import AMBER, BLUE, GREEN, INK, MARKERS, MUTED, ORANGE, PINK, SKY, Picture, canvas, finish, legend_above
 from fedkd.report.tables import Table
 from fedkd.report.templates import render
-from fedkd.swing_results import cells, head
+from fedkd.swing_results import cells, head, totals
 from fedkd.verdict import check_words
 
 if TYPE_CHECKING:
@@ -27,13 +27,15 @@ REGIMES = {
     "R1": "the student learns on the teacher's own rows (the control's student on rows without secrets)",
     "R2": "the student learns on the teacher's rows with fresh random digits in every copy: its text never holds a secret",
     "R3": "the student learns on text without the template",
+    "R4": "the student learns on public text that no teacher with secrets has read",
 }
 _LIMITS = (
     "Swing is a reconstruction from the abstract of arXiv 2212.08349; set-up, formulas and numbers are this project's.",
     "Exposure in bits: 1.44 is what chance gives on average, log2 of the number of secrets the most that is possible. A tie "
     "counts as a leak.",
     "Intervals over canaries do not cover what other teachers would change; with one seed they say nothing about another seed.",
-    "The noise is a noise level per position. No end-to-end guarantee of differential privacy is stated.",
+    "The noise is a noise level per position. No end-to-end guarantee of differential privacy is stated, but where a line says "
+    "what the total of an arm is.",
     "An attack that asks otherwise may find more.",
 )
 
@@ -78,7 +80,7 @@ def page(plan: Plan, summary: Mapping[str, Any]) -> str:
         )  # fmt: skip
         warnings = [f"{r['label']}: {r['warning']}." for r in own if r.get("warning")]
         drawn = _drawn(own, copies, f"{regime}-{factor}")
-        parts.append(Part(title, [f"Here {REGIMES[regime]}.", *warnings], grid, drawn[0]))
+        parts.append(Part(title, [f"Here {REGIMES[regime]}.", *warnings, *totals(own)], grid, drawn[0]))
         parts += [Part(f"{title}: what is left of the type", (), None, picture) for picture in drawn[1:]]
     shown = summary.get("token_map")
     if shown:
