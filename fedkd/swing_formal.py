@@ -18,8 +18,8 @@ UNIT = "the whole private training set of the teacher, so each record in it what
 ADJACENCY = "replace: any two teachers"
 ADVERSARY = "who reads the student or all its targets, and knows the transfer text and the likelihoods"
 OUTSIDE = (
-    "simulation: the noise seed is known; outside: the figures and files of the teacher itself, the other students of the study, "
-    "choices made by looking at results, and a character alphabet that was read from all texts"
+    "simulation: the noise seed is known; outside: the figures and files of the teacher itself, the other students of the "
+    "study, choices made by looking at results, and a character alphabet that was read from all texts"
 )
 """Rules 2 and 4 of specs: guarantees."""
 

@@ -45,7 +45,7 @@ def test_a_laplace_total_by_hand() -> None:
 def test_l_noise_on_logits_has_no_total() -> None:
     loud = replace(GAUSSIAN, noise_on="logits")
     assert 'noise_on = "probabilities"' in formal_gaps(loud)
-    with pytest.raises(ConfigError, match="formal = true needs .*noise_on"):
+    with pytest.raises(ConfigError, match=r"formal = true needs .*noise_on"):
         replace(loud, **FORMAL)
     with pytest.raises(ConfigError, match="a formal total needs"):
         statement(loud, 1, 83)

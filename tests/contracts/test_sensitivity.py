@@ -39,8 +39,16 @@ ARRAYS = {
 
 
 @pytest.fixture(params=NAMES)
-def module(request: pytest.FixtureRequest) -> ModuleType:
-    return plugins.find("sensitivity", request.param)
+def module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    found = plugins.find("sensitivity", request.param)
+    if request.param == "ner":  # its model is a large optional package: the laws are held with a recogniser of one name
+        monkeypatch.setattr(found, "recogniser", lambda config: names_of)
+    return found
+
+
+def names_of(text: str) -> list[Span]:
+    at = text.find("Kabemi")
+    return [] if at < 0 else [Span(at, at + len("Kabemi"), "PERSON", 0.85)]
 
 
 def reads_text(module: ModuleType) -> bool:
