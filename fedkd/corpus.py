@@ -68,6 +68,15 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.texts)
 
+    @property
+    def sha256(self) -> str:
+        """Over every text and its group, each with its length before it, in order."""
+        digest = hashlib.sha256()
+        for part in (part for pair in zip(self.texts, self.groups, strict=True) for part in pair):
+            content = part.encode("utf-8", "surrogatepass")
+            digest.update(len(content).to_bytes(8, "little") + content)
+        return digest.hexdigest()
+
     def take(self, records: Iterable[int]) -> Corpus:
         """The records of these indices, in the order given."""
         chosen = list(records)

@@ -45,6 +45,7 @@ class Material:
         self.plan, self.seed = plan, seed
         module = plugins.find("texts", plan.text.name)
         texts = module.load(parse_args(plan.text.args, module.Config, "text.args"), plan.text.root)
+        self.texts_sha256 = texts.sha256
         self.canaries = canary.draw(plan.canaries, rng.experiment(seed, "swing canaries"))
         copies = sum(c.repetitions for c in self.canaries.canaries)
         t = plan.text

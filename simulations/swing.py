@@ -22,6 +22,7 @@ from fedkd.swing_arms import ARMS
 from fedkd.swing_plan import Plan, Task, read_plan
 from fedkd.swing_results import summarise, table
 from server.run_folder import write_json
+from simulations.inputs import bind, inputs_of
 from simulations.pool import worker
 from simulations.run import provenance
 
@@ -44,9 +45,8 @@ def run(path: Path, root: Path, workers: int = 2, said: Said = lambda line: None
     unknown = sorted(set(chosen) - set(plan.seeds))
     if unknown:
         raise ConfigError(f"{path.name} has no seed {unknown[0]}; its seeds: {', '.join(map(str, plan.seeds))}")
-    for seed in chosen:
-        Bench(plan, seed)  # what is wrong with the text or the canaries is said before anything is written
-    folder.mkdir(parents=True, exist_ok=True)
+    read = [Bench(plan, seed).texts_sha256 for seed in chosen]  # what is wrong with them is said before anything is written
+    bind(folder, inputs_of(plan, read[0]), said)
     tasks = [t for t in plan.tasks() if t.seed in chosen]
     students = [t for t in tasks if not (folder / f"{t.stem}.json").exists()]
     teachers = sorted({(t.seed, kind) for t in students for kind in needed(t)})

@@ -87,6 +87,6 @@ def test_refusals() -> None:
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=said):
             ner.Config(**values)
+    pytest.importorskip("spacy", reason="needs: pip install 'fedkd[pii]'")
     with pytest.raises(ConfigError, match="no spaCy model 'nowhere'"):
-        pytest.importorskip("spacy", reason="needs: pip install 'fedkd[pii]'")
         ner.find(ner.Config(model="nowhere"), ["a"])
