@@ -187,7 +187,7 @@ def test_a_likelihood_outside_0_to_1_is_refused(bench: Bench, monkeypatch: pytes
     ("text", "said"),
     [
         ("seeds = []", "at least one seed"),
-        ('regimes = ["R9"]', "regimes are R1, R2 and R3"),
+        ('regimes = ["R9"]', "regimes are R1, R2, R3 and R4"),
         ('arms = ["magic"]', "unknown arm 'magic'; valid: ce, kd"),
         ("[text]\nrow = 3", r"\[text\]: unknown field 'row'; valid fields: name"),
         ("seeds = [0, 0]", "seeds = \\[0, 0\\] names one twice"),
