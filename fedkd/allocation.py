@@ -1,7 +1,7 @@
 """Who gets which row: the draws between a data set's table and the client's own train, val and test rows.
 
 Order (decided here, so that audits know members from non-members): draw ``max-samples`` rows; a coin per example moves
-non-members out (``audit.holdout``); label canaries get a random wrong label and a fair coin in or out; the rest is
+non-members out (``audit.holdout``; the public transfer rows have left before); label canaries get a random wrong label and a fair coin in or out; the rest is
 partitioned and split. A canary that is in always lands in its client's train part. The unseen test rows of a client
 (``extra-test``) have its own label mix and come from rows that no client holds and that no audit set aside.
 """
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from fedkd import rng
 from fedkd.config import Experiment
+from fedkd.dataset import FREE, PUBLIC, TEST, TRAIN, VAL
 from fedkd.errors import ConfigError, DataError
 from fedkd.partition import Indices, partition, quotas, split
 from fedkd.types import Array
@@ -47,6 +48,8 @@ class Allocation:
     holdout: Indices
     """rows moved out as known non-members"""
     canaries: Canaries
+    public: Indices
+    """rows of the public transfer set, which no client holds"""
 
     def held(self, client: int) -> Indices:
         """Rows that the client owns: train, val and test without the unseen ones."""
@@ -55,19 +58,22 @@ class Allocation:
     def used(self) -> Indices:
         """All rows that some client, the holdout or a canary uses, ascending, each once."""
         lists = [rows for part in self.parts.values() for rows in part]
-        return np.unique(np.concatenate([*lists, self.holdout, self.canaries.rows]))
+        return np.unique(np.concatenate([*lists, self.holdout, self.canaries.rows, self.public]))
 
 
-def allocate(experiment: Experiment, labels: Array, groups: Array | None, classes: int) -> Allocation:
-    """Draw everything for a table with these labels [n] (and natural groups [n]).
+def allocate(
+    experiment: Experiment, labels: Array, groups: Array | None, classes: int, part: Array | None = None
+) -> Allocation:
+    """Draw everything for a table with these labels [n] (natural groups [n], and what each row is for [n]).
 
     Raises: ConfigError for more samples, canaries or clients than there are rows, and what ``partition`` refuses.
     """
     e = experiment
-    rows = _drawn(e, len(labels))
+    part = np.full(len(labels), FREE, np.int8) if part is None else part
+    public, rows = _public(e, _drawn(e, len(labels)), part)
     coin = rng.experiment(e.seed, "holdout").random(len(labels)) < e.audit_holdout
     holdout, rows = rows[coin[rows]], rows[~coin[rows]]
-    canaries = _canaries(e, rows, labels, classes)
+    canaries = _canaries(e, rows[part[rows] == FREE], labels, classes)
     labels = labels.copy()
     labels[canaries.rows] = canaries.given_labels
     rows = np.setdiff1d(rows, canaries.rows[~canaries.member], assume_unique=True)
@@ -79,14 +85,15 @@ def allocate(experiment: Experiment, labels: Array, groups: Array | None, classe
     parts: dict[str, list[Indices]] = {name: [] for name in PARTS}
     planted = np.isin(np.arange(len(labels)), canaries.rows)
     for client, own in enumerate(held):
-        train, val, test = split(labels, own[~planted[own]], e.seed, client)
-        parts["train"].append(np.sort(np.concatenate([train, own[planted[own]]])))
-        parts["val"].append(val)
-        parts["test"].append(test)
+        free_rows = own[~planted[own] & (part[own] == FREE)]
+        drawn = split(labels, free_rows, e.seed, client) if len(free_rows) else (free_rows,) * 3
+        for name, rows_of, fixed in zip(PARTS, drawn, (TRAIN, VAL, TEST), strict=False):
+            more = own[(planted[own] & (fixed == TRAIN)) | (part[own] == fixed)]
+            parts[name].append(np.sort(np.concatenate([rows_of, more])))
     free = np.ones(len(labels), dtype=bool)
-    free[np.concatenate([*held, holdout, canaries.rows])] = False
+    free[np.concatenate([*held, holdout, canaries.rows, public, np.flatnonzero(part != FREE)])] = False
     parts["extra"] = _unseen(e, labels, [own[~planted[own]] for own in held], free, classes)
-    allocation = Allocation(labels, parts, holdout, canaries)
+    allocation = Allocation(labels, parts, holdout, canaries, public)
     refuse_overlap(allocation)
     return allocation
 
@@ -103,6 +110,7 @@ def refuse_overlap(allocation: Allocation) -> None:
         ("an unseen test row", unseen),
         ("held out", allocation.holdout),
         ("a canary left out", outside),
+        ("a public transfer row", allocation.public),
     ):
         both = np.intersect1d(rows, other)
         if len(both):
@@ -115,6 +123,19 @@ def _drawn(e: Experiment, available: int) -> Indices:
     if e.max_samples == 0:
         return np.arange(available)
     return np.sort(rng.experiment(e.seed, "max samples").choice(available, e.max_samples, replace=False))
+
+
+def _public(e: Experiment, rows: Indices, part: Array) -> tuple[Indices, Indices]:
+    """(public transfer rows, what is left for clients): a draw, or the first that the data set itself marks as public."""
+    marked = rows[part[rows] == PUBLIC]
+    own = rows[part[rows] != PUBLIC]
+    available = len(marked) if len(marked) else len(own)
+    if e.public_samples > available:
+        raise ConfigError(f"public-samples = {e.public_samples}, but there are {available} samples for the public set")
+    if len(marked) or e.public_samples == 0:
+        return marked[: e.public_samples], own
+    chosen = np.sort(rng.experiment(e.seed, "public rows").choice(own, e.public_samples, replace=False))
+    return chosen, np.setdiff1d(own, chosen, assume_unique=True)
 
 
 def _canaries(e: Experiment, rows: Indices, labels: Array, classes: int) -> Canaries:

@@ -95,6 +95,8 @@ class Experiment:
     """the partition is redrawn until each client has at least this many samples"""
     extra_test: int = 0
     """unseen test samples per client, drawn with the client's own label mix from what no client holds"""
+    public_samples: int = 0
+    """rows of the public transfer set, moved out before partition and training (methods that exchange logits on it)"""
     audit_holdout: float = 0.0
     """probability with which an example is moved out before partition and training (known non-members)"""
     audit_canaries: int = 0
@@ -197,7 +199,8 @@ NOT_IN_HASH = frozenset([
 ])  # fmt: skip
 """Keys that say how a run travels and what it tolerates, never what it computes."""
 
-LATER = {"mechanism.name": "none", "mechanism.args": "", "sensitivity.name": "constant", "sensitivity.args": ""}
+LATER = {"mechanism.name": "none", "mechanism.args": "", "sensitivity.name": "constant", "sensitivity.args": "",
+         "public-samples": 0}  # fmt: skip
 """Keys that older runs do not have, with their defaults: at these they are left out, so that old hashes stay as they are."""
 
 ONE_START = frozenset(["num-nodes", "workers", "cpus-per-worker", "gpus-per-worker", "node-wait-s", "seeds", "variants"])
@@ -355,7 +358,7 @@ def _spell(hint: Any) -> str:
 def _check_ranges(e: Experiment) -> None:
     at_least = {
         "num_server_rounds": 1, "num_clients": 1, "local_epochs": 0, "batch_size": 1, "max_samples": 0,
-        "min_client_samples": 1, "extra_test": 0, "audit_canaries": 0, "num_nodes": 1, "workers": 1, "retries": 0,
+        "min_client_samples": 1, "extra_test": 0, "audit_canaries": 0, "public_samples": 0, "num_nodes": 1, "workers": 1, "retries": 0,
         "max_failures": 0, "momentum": 0, "weight_decay": 0, "gpus_per_worker": 0,
     }  # fmt: skip
     for name, low in at_least.items():

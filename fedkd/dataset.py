@@ -40,6 +40,10 @@ class Spec:
     """the exact command that fetches the files; empty where there is nothing to fetch"""
 
 
+FREE, TRAIN, VAL, TEST, PUBLIC = range(5)
+"""What ``Table.part`` says of a row: split as usual, always in this part of its client, or a public transfer row."""
+
+
 @dataclass(frozen=True)
 class Table:
     """The rows of a data set."""
@@ -50,6 +54,8 @@ class Table:
     """[n] int32 labels in [0, classes)"""
     groups: Array | None = None
     """[n] int32 natural client id of each row, where the set has one"""
+    part: Array | None = None
+    """[n] int8 ``FREE`` to ``PUBLIC``, where the set itself says what a row is for (text: a split by rows would cut records)"""
 
     def __len__(self) -> int:
         return len(self.y)

@@ -3,7 +3,7 @@
 Whoever starts a run calls ``prepare``; clients call ``open_data`` and memory-map. A finished folder is reused without
 the data set's library or flwr-datasets. Files: ``x.npy``, ``y.npy`` (a sample's id is its row number), ``rows.npy``
 (its row in the data set), ``{train,val,test,extra}.npy`` with ``*_offsets.npy``, ``histogram.npy``, ``holdout.npy``,
-``canaries.npz``, ``meta.json``. A generating data set has ``sizes.npy`` and ``meta.json`` only.
+``canaries.npz``, ``public.npy`` where there are public transfer rows, ``meta.json``. A generating data set has ``sizes.npy`` and ``meta.json`` only.
 """
 
 from __future__ import annotations
@@ -139,7 +139,22 @@ class Prepared:
             lists = own["train"], own["val"], np.sort(np.concatenate([own["test"], own["extra"]]))
             x, y, first = self.arrays["x"], self.arrays["y"], 0
         parts = [Split(np.asarray(x[i]), np.asarray(y[i]), (i + first).astype(np.int32)) for i in lists]
-        return ClientData(n, *parts)
+        return ClientData(n, *parts, self.public)
+
+    @cached_property
+    def public(self) -> Split | None:
+        """The public transfer rows; of a generating data set they are those of clients N, N + 1, ... that nobody is."""
+        size = int(self.meta["keys"].get("public_samples", 0))
+        if size == 0:
+            return None
+        if "stride" not in self.meta:
+            rows = np.asarray(self.arrays["public"])
+            return Split(np.asarray(self.arrays["x"][rows]), np.asarray(self.arrays["y"][rows]), rows.astype(np.int32))
+        tables: list[Table] = []
+        while sum(map(len, tables)) < size:
+            tables.append(self._table(self.num_clients + len(tables)))
+        ids = (np.arange(size) + self.num_clients * int(self.meta["stride"])).astype(np.int32)
+        return Split(np.concatenate([t.x for t in tables])[:size], np.concatenate([t.y for t in tables])[:size], ids)
 
     def _table(self, n: int) -> Table:
         module, config = self._source
@@ -198,6 +213,7 @@ def _determining(e: Experiment) -> dict[str, Any]:
         "extra_test": e.extra_test,
         "audit_holdout": e.audit_holdout,
         "audit_canaries": e.audit_canaries,
+        **({"public_samples": e.public_samples} if e.public_samples else {}),
     }
 
 
@@ -219,7 +235,7 @@ def _meta(e: Experiment, spec: Spec, facts: dict[str, Any]) -> dict[str, Any]:
 def _stored(e: Experiment, spec: Spec, table: Table) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arrays by file name and facts for meta.json, for a data set with a table."""
     _check_table(spec, table)
-    allocation = allocate(e, table.y, table.groups, spec.classes)
+    allocation = allocate(e, table.y, table.groups, spec.classes, table.part)
     used = allocation.used()
     place = np.zeros(len(table), dtype=np.int32)
     place[used] = np.arange(len(used), dtype=np.int32)
@@ -232,6 +248,8 @@ def _stored(e: Experiment, spec: Spec, table: Table) -> tuple[dict[str, Any], di
     held = [allocation.held(n) for n in range(e.num_clients)]
     arrays["histogram.npy"] = np.array([np.bincount(labels[rows], minlength=spec.classes) for rows in held])
     arrays["holdout.npy"] = place[allocation.holdout]
+    if e.public_samples:
+        arrays["public.npy"] = place[allocation.public]
     canaries = allocation.canaries
     owner = np.full(len(table), -1, dtype=np.int32)
     for n, rows in enumerate(held):
@@ -260,6 +278,7 @@ def _facts(e: Experiment, allocation: Allocation, x: Array, place: Array, availa
             "holdout": len(allocation.holdout),
             "canaries": len(allocation.canaries.rows),
             "canary_members": int(allocation.canaries.member.sum()),
+            **({"public": len(allocation.public)} if e.public_samples else {}),
         },
         "duplicates": {
             "rows": len(digests) - len(set(digests)),
@@ -285,7 +304,7 @@ def _generated(e: Experiment, module: ModuleType, config: Any) -> tuple[dict[str
             f"{e.min_client_samples}; set a smaller minimum"
         )
     stride = int(totals.max())
-    if stride * e.num_clients >= 2**31:
+    if stride * e.num_clients + e.public_samples >= 2**31:
         raise ConfigError(f"num-clients = {e.num_clients} clients of up to {stride} samples exceed int32 sample ids")
     sizes = np.array([split_sizes(int(n))[0] for n in totals], dtype=np.int64)
     facts = {"stride": stride, "counts": {"available": int(totals.sum()), "train": int(sizes.sum())}}

@@ -35,7 +35,7 @@ class Job:
     """[K] int64"""
     loss: BatchLoss
     order: npt.NDArray[np.int64]
-    """[epochs, K] the order of samples"""
+    """[passes, K] the order of samples; -1 fills up a pass over fewer rows than the longest"""
     learning_rate: float
     momentum: float
     weight_decay: float
@@ -85,7 +85,7 @@ def sgd(job: Job) -> dict[str, Tensor]:
     velocity: Tensor | None = None
     order = torch.from_numpy(job.order).to(job.x.device)
     for epoch in range(job.epochs if len(job.y) else 0):
-        for rows in order[epoch].split(job.batch_size):
+        for rows in order[epoch][order[epoch] >= 0].split(job.batch_size):
             flat.grads.zero_()
             targets = {n: t[rows] for n, t in job.targets.items()}
             job.loss(params, job.x[rows], job.y[rows], targets).mean().backward()

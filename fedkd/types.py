@@ -45,6 +45,8 @@ class ClientData:
     train: Split
     val: Split
     test: Split
+    public: Split | None = None
+    """the public transfer rows, the same for every client; None where the run has none (``public-samples`` = 0)"""
 
     @property
     def num_examples(self) -> int:
@@ -79,13 +81,15 @@ ROW_KINDS = frozenset({"features", "soft_labels", "labels", "ids"})
 
 @dataclass(frozen=True)
 class Field:
-    """What one array of an upload must look like; ``None`` in a shape is the number of rows (K_n)."""
+    """What one array of an upload must look like; ``None`` in a shape is the number of rows."""
 
     dtype: str
     shape: tuple[int | None, ...]
     low: int | None = None
     high: int | None = None
     """Integers must lie in [low, high)."""
+    most: int | None = None
+    """Most rows where the first dimension is ``None``; ``None`` = K_n (rows of the client's own samples)."""
 
 
 Schema = dict[str, dict[str, Field]]

@@ -81,8 +81,9 @@ def check(schema: Schema, upload: Upload, max_bytes: float) -> None:
                 raise UploadError(f"{where}: shape {value.shape} instead of {want.shape}")
             if want.shape and want.shape[0] is None:
                 rows = value.shape[0] if rows is None else rows
-                if value.shape[0] != rows or rows > upload.weight:
-                    raise UploadError(f"{where}: {value.shape[0]} rows instead of {min(rows, upload.weight)}")
+                most = upload.weight if want.most is None else want.most
+                if value.shape[0] != rows or rows > most:
+                    raise UploadError(f"{where}: {value.shape[0]} rows instead of {min(rows, most)}")
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise UploadError(f"{where}: not finite")
             if value.size and (

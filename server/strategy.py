@@ -271,7 +271,10 @@ class MethodStrategy(Strategy):
     def _expected_upload(self, client: int) -> int:
         rows = 0 if self.sizes is None else int(self.sizes[client])
         fields = [f for kind in self.round.schema.values() for f in kind.values()]
-        return sum(4 * int(np.prod([rows if n is None else n for n in f.shape], dtype=np.int64)) for f in fields)
+        return sum(
+            4 * int(np.prod([(rows if f.most is None else f.most) if n is None else n for n in f.shape], dtype=np.int64))
+            for f in fields
+        )
 
     def _config(self, number: int, clients: list[int], reduce: bool) -> ConfigRecord:
         return codec.config_record(

@@ -7,6 +7,7 @@ a test (``tests/contracts/test_methods.py``).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ SHAPE, CLASSES = (1, 8, 8), 5
 SIZES = (19, 9, 26, 14)
 """Training samples of the four clients: unequal, and no multiple of the batch size."""
 ROUNDS = 6
+PUBLIC = 30
+"""Public transfer rows: more than any toy client holds."""
 LEVELS = [4] * 5 + [3] * 3 + [2, 1]
 """s(t) of "late" for L = 3 and R = 10: boundaries 5, 7.5 -> 8, 9."""
 STOP, FOLLOW = [3] * 8 + [0] * 2, [3] * 8 + [2, 1]
@@ -44,6 +47,7 @@ def toy_setting(method: str = "fedd2s", args: str = "", shape: tuple[int, ...] =
         "num_server_rounds": ROUNDS,
         "batch_size": 16,
         "weight_decay": 1e-3,
+        "public_samples": PUBLIC,
         "method_name": method,
         "method_args": args,
     }
@@ -67,7 +71,8 @@ def refusal(call: Callable[[], object]) -> str:
 @functools.lru_cache(maxsize=32)
 def toy_clients(sizes: tuple[int, ...] = SIZES, shape: tuple[int, ...] = SHAPE, seed: int = 7) -> tuple[ClientData, ...]:
     """Clients with class pictures plus noise; sample ids ascend with gaps, so that no id is a row number."""
-    return tuple(_client(n, size, shape, seed) for n, size in enumerate(sizes))
+    public = _client(len(sizes), PUBLIC, shape, seed).train
+    return tuple(dataclasses.replace(_client(n, size, shape, seed), public=public) for n, size in enumerate(sizes))
 
 
 def _client(client: int, size: int, shape: tuple[int, ...], seed: int) -> ClientData:

@@ -303,12 +303,16 @@ def _released(c: Config, cache: Arrays, k: int, ids: Array, made: Array) -> tupl
 # ----- likelihood -----------------------------------------------------------------------------------------------------
 def _likelihood(setting: Setting, data: ClientData, state: Arrays, ids: Array, logits: Array) -> Array:  # [m] in [0, 1]
     """How likely each row's label is private, from what this client alone knows."""
-    module, train = setting.sensitivity.module, data.train
-    at = np.minimum(np.searchsorted(train.ids, ids), len(train) - 1)
-    if np.any(np.asarray(train.ids)[at] != ids):
+    module = setting.sensitivity.module
+    for rows in (data.train, data.public):  # a method uploads its own samples' rows, or those of the public transfer set
+        at = np.minimum(np.searchsorted(rows.ids, ids), len(rows) - 1) if rows else np.zeros(len(ids), np.int64)
+        if rows and np.array_equal(np.asarray(rows.ids)[at], ids):
+            break
+    else:
         raise UploadError("an upload names samples that this client does not hold")
-    y = np.asarray(train.y)[at]
-    arrays: dict[str, Array] = {"labels": y, "counts": np.bincount(np.asarray(train.y), minlength=setting.classes)}
+    y = np.asarray(rows.y)[at]
+    counts = np.bincount(np.asarray(data.train.y), minlength=setting.classes)
+    arrays: dict[str, Array] = {"labels": y, "counts": counts}
     if "teacher_loss" in module.READS:  # the reference is what the federation last said; before that, it knows nothing
         told = state["q_round"][at] >= 0 if "q_round" in state else np.zeros(len(at), bool)
         reference = np.where(told[:, None], state["q"][at] if "q" in state else 0.0, 0.0)

@@ -20,7 +20,7 @@ from fedkd.store import Commit, digest
 from fedkd.train import to_tensors
 from fedkd.types import ROW_KINDS, Array, Arrays, Broadcast, Upload
 from fedkd.uploads import check
-from tests.toy import History, collect, federate, largest_difference, same, toy_clients, toy_setting, train_one
+from tests.toy import PUBLIC, History, collect, federate, largest_difference, same, toy_clients, toy_setting, train_one
 
 NAMES = plugins.available("methods")
 FUNCTIONS = ("check", "init", "broadcast", "prepare", "finish", "reduction", "schema", "aggregate", "evaluate_with", "trace")
@@ -98,7 +98,7 @@ def test_i4_the_order_of_arrival_does_not_matter(name: str, history: History) ->
     def arrange(uploads: list[Upload]) -> list[Upload]:
         out = []
         for u in reversed(uploads):
-            order = np.random.Generator(np.random.PCG64(u.client)).permutation(u.weight)
+            order = np.random.Generator(np.random.PCG64(u.client)).permutation(max(u.weight, PUBLIC))
             kinds = {
                 kind: {n: v[order[order < len(v)]] for n, v in arrays.items()} if kind in ROW_KINDS else arrays
                 for kind, arrays in u.kinds.items()
@@ -206,7 +206,7 @@ def test_trace_is_whole_numbers(history: History) -> None:
 def run_experiment(name: str, output: Path, **keys: object) -> Experiment:
     values: dict[str, object] = {
         "num_clients": 5, "fraction_train": 0.6, "num_server_rounds": 5, "batch_size": 8, "method_name": name,
-        "data_name": "synthetic", "data_args": "samples_per_client = 30, size_skew = 0.6, classes = 5", "output": str(output),
+        "data_name": "synthetic", "data_args": "samples_per_client = 30, size_skew = 0.6, classes = 5", "output": str(output), "public_samples": 25,
         "state_root": str(output / "state"), "num_nodes": 2, "workers": 1, "report": False, "trusted": True,
     }  # fmt: skip
     return Experiment(**{**values, **keys})  # type: ignore[arg-type]
