@@ -1,8 +1,8 @@
 """Who gets which row: the draws between a data set's table and the client's own train, val and test rows.
 
-Order (decided here, so that audits know members from non-members): draw ``max-samples`` rows; a coin per example moves
-non-members out (``audit.holdout``; the public transfer rows have left before); label canaries get a random wrong label and a fair coin in or out; the rest is
-partitioned and split. A canary that is in always lands in its client's train part. The unseen test rows of a client
+Order (decided here, so that audits know members from non-members): draw ``max-samples`` rows; the public transfer rows leave; a
+coin per example moves non-members out (``audit.holdout``); label canaries get a random wrong label and a fair coin in or out;
+the rest is partitioned and split. A canary that is in always lands in its client's train part. The unseen test rows of a client
 (``extra-test``) have its own label mix and come from rows that no client holds and that no audit set aside.
 """
 

@@ -358,8 +358,8 @@ def _spell(hint: Any) -> str:
 def _check_ranges(e: Experiment) -> None:
     at_least = {
         "num_server_rounds": 1, "num_clients": 1, "local_epochs": 0, "batch_size": 1, "max_samples": 0,
-        "min_client_samples": 1, "extra_test": 0, "audit_canaries": 0, "public_samples": 0, "num_nodes": 1, "workers": 1, "retries": 0,
-        "max_failures": 0, "momentum": 0, "weight_decay": 0, "gpus_per_worker": 0,
+        "min_client_samples": 1, "extra_test": 0, "audit_canaries": 0, "public_samples": 0, "num_nodes": 1, "workers": 1,
+        "retries": 0, "max_failures": 0, "momentum": 0, "weight_decay": 0, "gpus_per_worker": 0,
     }  # fmt: skip
     for name, low in at_least.items():
         if not getattr(e, name) >= low:

@@ -9,27 +9,25 @@ models"). Rows of several rounds are averaged as probabilities, which is what an
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
 
-from fedkd import outgoing
-from fedkd import setting as settings
+from fedkd import transcripts
 from fedkd.attacks import exposure
-from fedkd.config import experiment_from
 from fedkd.errors import ConfigError
-from fedkd.prepare import Prepared, data_hash, open_data
-from fedkd.setting import Setting
+from fedkd.finished import Finished, final_models, open_finished
+from fedkd.prepare import Prepared, open_data
 from fedkd.signals import Rank, rank_of_labels
-from fedkd.store import ClientStore, Commit, read_commit
-from fedkd.types import Array, Arrays, Broadcast
+from fedkd.transcripts import Direction
+from fedkd.types import Array
 
 VIEWS = ("released", "returned", "own model", "other models")
+DIRECTIONS: dict[str, Direction] = {"released": "up", "returned": "down"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,16 @@ class View:
     """"released" only: share of the canary rows beside which the planted label itself travelled; None without labels"""
 
 
+class Reading(NamedTuple):
+    """What an observer of the wire knows after a round."""
+
+    round: int
+    tables: list[Array | None]
+    """per string the log of the mean probability so far [k, C]; None where a row of it has never travelled"""
+    labels_sent: float | None
+    """share of the planted labels that travelled beside the rows; None without labels"""
+
+
 def audit(folder: Path, states: Path, length: int = 6) -> tuple[View, ...]:
     """The four views of a finished run.
 
@@ -69,27 +77,45 @@ def audit(folder: Path, states: Path, length: int = 6) -> tuple[View, ...]:
 
     Raises: ConfigError where the run recorded no messages, planted too few canaries or renamed its rows; StateMissing.
     """
-    values = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-    experiment = experiment_from(values)
-    if experiment.record != "messages" or not (folder / "transcript").is_dir():
-        raise ConfigError(f'{folder} holds no messages; run it with record = "messages"')
-    data = open_data(states.parent / "data" / data_hash(experiment))
-    setting = settings.build(experiment, data.shape, data.classes)
-    if getattr(setting.method, "upload_fraction", 1.0) < 1:
-        raise ConfigError("upload_fraction below 1 renames rows on the wire; exposure of rows needs upload_fraction = 1")
-    commit = read_commit(folder / "checkpoints")
-    if commit is None:
-        raise ConfigError(f"{folder} holds no committed round")
+    run = open_finished(folder, states)
+    data = run.data
     strings = label_strings(data, length)
     if not strings:
         raise ConfigError(
-            f"audit.canaries = {experiment.audit_canaries} gives no client {length} canaries that are in; plant more"
+            f"audit.canaries = {run.setting.experiment.audit_canaries} gives no client {length} canaries that are in; "
+            "plant more"
         )
-    up, labels = _rows(folder, "up", "p", strings)
-    down, _ = _rows(folder, "down", "q", strings)
-    own, others = _models(setting, data, commit, ClientStore(states.parent, states.name), strings)
-    seen = dict(zip(VIEWS, (up, down, own, others), strict=True))
-    return tuple(_view(n, tables, strings, labels if n == "released" else None) for n, tables in seen.items())
+    up, down = (_rows(folder, direction, strings) for direction in ("up", "down"))
+    nothing: list[Array | None] = [None] * len(strings)
+    own, others = _models(run, strings)
+    tables = (up[-1].tables if up else nothing, down[-1].tables if down else nothing, own, others)
+    labels = (up[-1].labels_sent if up else None, None, None, None)
+    return tuple(_view(name, *seen) for name, *seen in zip(VIEWS, tables, (strings,) * 4, labels, strict=True))
+
+
+def curves(folder: Path, prepared: Path, length: int = 6) -> dict[str, dict[int, dict[int, float]]]:
+    """View -> round -> client -> mean bits of its strings, for who keeps every row up to that round ("released", "returned").
+
+    Args:
+        folder: the run folder, with ``transcript/``.
+        prepared: the run's prepared data.
+        length: canaries of one secret, at least 1.
+
+    Raises: DataError where ``prepared`` is no prepared data; OSError.
+    """
+    strings = label_strings(open_data(prepared), length)
+    found: dict[str, dict[int, dict[int, float]]] = {}
+    for name, direction in DIRECTIONS.items():
+        for reading in _rows(folder, direction, strings):
+            bits: dict[int, list[float]] = {}
+            for table, string in zip(reading.tables, strings, strict=True):
+                if table is not None:
+                    place = rank(table, string)
+                    bits.setdefault(string.client, []).append(
+                        float(exposure.exposure_exact(place.better + 1, place.candidates))
+                    )
+            found.setdefault(name, {})[reading.round] = {c: float(np.mean(b)) for c, b in bits.items()}
+    return found
 
 
 def label_strings(data: Prepared, length: int = 6) -> tuple[LabelString, ...]:
@@ -128,41 +154,36 @@ def _view(name: str, tables: Sequence[Array | None], strings: Sequence[LabelStri
     return View(name, len(ranks), report, labels)
 
 
-def _rows(folder: Path, direction: str, name: str, strings: Sequence[LabelString]) -> tuple[list[Array | None], float | None]:
-    """(per string log of the mean released probability [k, C], or None; share of planted labels that travelled too)."""
-    sums: list[Array | None] = [None] * len(strings)
-    times, sent = [0] * len(strings), list[bool]()
-    for round_folder in sorted((folder / "transcript").iterdir(), key=lambda p: int(p.name)):
-        for place, string in enumerate(strings):
-            path = round_folder / f"{direction}-{string.client}.safetensors"
-            record = load_file(path) if path.is_file() else {}
-            ids = record.get("ids/i" if direction == "up" else "soft_labels/i")
-            if ids is None or f"soft_labels/{name}" not in record or not np.isin(string.ids, ids).all():
+def _rows(folder: Path, direction: Direction, strings: Sequence[LabelString]) -> list[Reading]:
+    """What an observer of one direction knows after each round; [] where no message holds soft labels."""
+    seen: dict[int, list[tuple[int, Array, list[bool]]]] = {}
+    for place, string in enumerate(strings):
+        for message in transcripts.messages(folder, direction, string.client):
+            if not np.isin(string.ids, message.ids).all():
                 continue
-            at = np.argsort(ids)[np.searchsorted(np.sort(ids), string.ids)]
-            q = np.exp(_log_softmax(record[f"soft_labels/{name}"][at]))
+            at = np.searchsorted(message.ids, string.ids)
+            sent = [] if message.labels is None else (message.labels[at] == string.given_labels).tolist()
+            seen.setdefault(message.round, []).append((place, message.q[at], sent))
+    sums: list[Array | None] = [None] * len(strings)
+    times, sent_all, found = [0] * len(strings), list[bool](), list[Reading]()
+    for number in sorted(seen):
+        for place, q, sent in seen[number]:
             before = sums[place]
             sums[place] = q if before is None else before + q
             times[place] += 1
-            if "labels/y" in record:
-                sent += (record["labels/y"][at] == string.given_labels).tolist()
-    means = [None if total is None else np.log(total / n) for total, n in zip(sums, times, strict=True)]
-    return means, float(np.mean(sent)) if sent else None
+            sent_all += sent
+        means = [None if total is None else np.log(total / n) for total, n in zip(sums, times, strict=True)]
+        found.append(Reading(number, means, float(np.mean(sent_all)) if sent_all else None))
+    return found
 
 
 @torch.no_grad()
-def _models(
-    setting: Setting, data: Prepared, commit: Commit, store: ClientStore, strings: Sequence[LabelString]
-) -> tuple[list[Array | None], list[Array | None]]:
+def _models(run: Finished, strings: Sequence[LabelString]) -> tuple[list[Array | None], list[Array | None]]:
     """Per string [k, C]: what its client's final model says, and the mean of all other clients' final models."""
-    state: Arrays = outgoing.split(commit.state)[0]
+    setting, data = run.setting, run.data
     totals = [np.zeros((len(s.ids), setting.classes)) for s in strings]
     own: list[Array | None] = [None] * len(strings)
-    for client in range(data.num_clients):
-        shared, mine = setting.module.broadcast(setting, state, setting.rounds, client, int(commit.last[client]))
-        held = outgoing.split(store.read(client, int(commit.versions[client])))[0]
-        last = Broadcast(setting.rounds, client, shared, mine)
-        params = setting.module.evaluate_with(setting, held, last, data.client(client)).params
+    for client, params in final_models(run):
         for place, string in enumerate(strings):
             x = torch.tensor(np.asarray(data.arrays["x"][string.ids]), device=setting.device)
             log_q = _log_softmax(setting.model.forward(params, x)[1].cpu().numpy())

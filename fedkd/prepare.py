@@ -3,7 +3,8 @@
 Whoever starts a run calls ``prepare``; clients call ``open_data`` and memory-map. A finished folder is reused without
 the data set's library or flwr-datasets. Files: ``x.npy``, ``y.npy`` (a sample's id is its row number), ``rows.npy``
 (its row in the data set), ``{train,val,test,extra}.npy`` with ``*_offsets.npy``, ``histogram.npy``, ``holdout.npy``,
-``canaries.npz``, ``public.npy`` where there are public transfer rows, ``meta.json``. A generating data set has ``sizes.npy`` and ``meta.json`` only.
+``canaries.npz``, ``public.npy`` where there are public transfer rows, ``meta.json``. A generating data set has ``sizes.npy``
+and ``meta.json`` only.
 """
 
 from __future__ import annotations

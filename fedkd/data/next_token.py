@@ -140,7 +140,7 @@ def _texts(config: Config, corpus: Corpus) -> tuple[list[list[str]], list[str]]:
     lengths = {name: sum(len(corpus.texts[r]) for r in own) for name, own in by_client.items()}
     fit = sorted(name for name, own in by_client.items() if lengths[name] >= config.characters and len(own) > 1)
     if len(fit) < config.clients:
-        raise ConfigError(f"data.args: {len(fit)} clients of {config.text} have {config.characters} characters and two records; "
+        raise ConfigError(f"data.args: {len(fit)} clients of {config.text} have {config.characters} characters in two records; "
                           f"clients = {config.clients} are asked for")  # fmt: skip
     stream = rng.experiment(config.seed, "text clients")
     chosen = [fit[i] for i in np.sort(stream.choice(len(fit), config.clients, replace=False))]

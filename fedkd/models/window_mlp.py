@@ -27,7 +27,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if not self.hidden or any(not isinstance(h, int) or h < 1 for h in (*self.hidden, self.width)):
-            raise ConfigError(f"model.args: width = {self.width!r}, hidden = {self.hidden!r}; valid: whole numbers of at least 1")
+            raise ConfigError(
+                f"model.args: width = {self.width!r}, hidden = {self.hidden!r}; valid: whole numbers of at least 1"
+            )
 
 
 class _Tokens(nn.Embedding):

@@ -59,6 +59,7 @@ def signals(leak: float, seed: int = 0) -> tuple[dict[str, Any], np.ndarray]:
         "lowered_lengths": np.full(SIZE, 12),
         "transfer_phi": rng.normal(size=50),
         "shadow_transfer_phi": rng.normal(size=(8, 50)),
+        "log_q": rng.normal(size=(SIZE, CLASSES)) / (1 + edge[:, None]),
         "proxies": rng.integers(50, size=(SIZE, 8)),
     }
     return every, member

@@ -206,7 +206,8 @@ def test_trace_is_whole_numbers(history: History) -> None:
 def run_experiment(name: str, output: Path, **keys: object) -> Experiment:
     values: dict[str, object] = {
         "num_clients": 5, "fraction_train": 0.6, "num_server_rounds": 5, "batch_size": 8, "method_name": name,
-        "data_name": "synthetic", "data_args": "samples_per_client = 30, size_skew = 0.6, classes = 5", "output": str(output), "public_samples": 25,
+        "data_name": "synthetic", "data_args": "samples_per_client = 30, size_skew = 0.6, classes = 5", "output": str(output),
+        "public_samples": 25,
         "state_root": str(output / "state"), "num_nodes": 2, "workers": 1, "report": False, "trusted": True,
     }  # fmt: skip
     return Experiment(**{**values, **keys})  # type: ignore[arg-type]
