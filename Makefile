@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo data images test test-all lint check-determinism check-resume study lira fine-tune plays model swing-demo swing-study swing-federated clean
+.PHONY: demo data images test test-all lint check-determinism check-resume study lira fine-tune plays model swing-demo swing-study swing-federated swing-federated-text swing-common clean
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -67,6 +67,13 @@ swing-study: plays      ## the tables of docs/swing.md: protections, three times
 
 swing-federated: $(STAMP)  ## docs/results/federated_swing.md: exposure of label canaries per observer (minutes)
 	$(BIN)/python -m benchmarks.federated_swing
+	$(BIN)/python -m benchmarks.federated_flatness
+
+swing-federated-text: plays  ## docs/results/federated_swing_text.md: Shakespeare roles that exchange soft labels (minutes)
+	$(BIN)/python -m benchmarks.federated_swing_text
+
+swing-common: plays      ## docs/results/common.md: what redaction cannot carry; three seeds choose, five confirm (an hour)
+	$(BIN)/python -m benchmarks.common
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
