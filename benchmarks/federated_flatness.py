@@ -1,9 +1,9 @@
 """Federated swing on digits, round by round: who reads what after each round, both round policies, and p read from flatness.
 
-``python -m benchmarks.federated_flatness`` (or ``make swing-federated``) runs FedD2S-avg on digits with label canaries, three seeds,
-without a mechanism, with swing on every row under both round policies, and with a likelihood that varies (rarity of the label at
-its client), which is what flatness could give away; then writes ``docs/results/federated_flatness.json`` and ``.md``. A finished
-run is not repeated. Everything was fixed before the first run.
+``python -m benchmarks.federated_flatness`` (or ``make swing-federated``) runs FedD2S-avg on digits with label canaries, three
+seeds, without a mechanism, with swing on every row under both round policies, and with a likelihood that varies (rarity of the
+label at its client), which is what flatness could give away; then writes ``docs/results/federated_flatness.json`` and ``.md``.
+A finished run is not repeated. Everything was fixed before the first run.
 """
 
 from __future__ import annotations
@@ -146,8 +146,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         "# Federated swing on digits, by round, and p read from flatness",
         "",
-        f"{READING}, 10 clients, 20 rounds, seeds {', '.join(map(str, result['seeds']))}; bits as in federated_swing.md (chance "
-        "1.44, most 19.0); mean and 95 % t interval over seeds. Flatness: entropy of a row's mean over rounds, AUC and TPR at "
+        f"{READING}, 10 clients, 20 rounds, seeds {', '.join(map(str, result['seeds']))}; bits as in federated_swing.md "
+        "(chance 1.44, most 19.0); mean and 95 % t interval over seeds. Flatness: entropy of a row's mean over rounds, AUC and TPR at "
         f"{FPR:.0%} FPR for the rows whose label is rare at its client, and for the rows with a planted label.",
         "",
         "| mechanism | accuracy, % | released | returned | own model | other models | AUC, rare | TPR | AUC, planted | TPR |",
