@@ -147,8 +147,8 @@ def table(result: dict[str, Any]) -> str:
         "# Federated swing on digits, by round, and p read from flatness",
         "",
         f"{READING}, 10 clients, 20 rounds, seeds {', '.join(map(str, result['seeds']))}; bits as in federated_swing.md "
-        "(chance 1.44, most 19.0); mean and 95 % t interval over seeds. Flatness: entropy of a row's mean over rounds, AUC and TPR at "
-        f"{FPR:.0%} FPR for the rows whose label is rare at its client, and for the rows with a planted label.",
+        "(chance 1.44, most 19.0); mean and 95 % t interval over seeds. Flatness: entropy of a row's mean over rounds, AUC and "
+        f"TPR at {FPR:.0%} FPR for the rows whose label is rare at its client, and for the rows with a planted label.",
         "",
         "| mechanism | accuracy, % | released | returned | own model | other models | AUC, rare | TPR | AUC, planted | TPR |",
         "| --- |" + " ---: |" * 9,

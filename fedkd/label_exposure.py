@@ -90,7 +90,7 @@ def audit(folder: Path, states: Path, length: int = 6) -> tuple[View, ...]:
     own, others = _models(run, strings)
     tables = (up[-1].tables if up else nothing, down[-1].tables if down else nothing, own, others)
     labels = (up[-1].labels_sent if up else None, None, None, None)
-    return tuple(_view(name, *seen) for name, *seen in zip(VIEWS, tables, (strings,) * 4, labels, strict=True))
+    return tuple(_view(name, seen, strings, sent) for name, seen, sent in zip(VIEWS, tables, labels, strict=True))
 
 
 def curves(folder: Path, prepared: Path, length: int = 6) -> dict[str, dict[int, dict[int, float]]]:

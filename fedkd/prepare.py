@@ -140,7 +140,7 @@ class Prepared:
             lists = own["train"], own["val"], np.sort(np.concatenate([own["test"], own["extra"]]))
             x, y, first = self.arrays["x"], self.arrays["y"], 0
         parts = [Split(np.asarray(x[i]), np.asarray(y[i]), (i + first).astype(np.int32)) for i in lists]
-        return ClientData(n, *parts, self.public)
+        return ClientData(n, parts[0], parts[1], parts[2], self.public)
 
     @cached_property
     def public(self) -> Split | None:

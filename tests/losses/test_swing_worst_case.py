@@ -27,9 +27,7 @@ SECRETS, DIGITS = 64, 6
         ("C", False, (0.98, 0.33, 0.17, 0.13, 0.11)),
     ],
 )
-def test_m_a_student_without_a_capacity_limit_keeps_the_order(
-    variant: str, squared: bool, mass: tuple[float, ...]
-) -> None:
+def test_m_a_student_without_a_capacity_limit_keeps_the_order(variant: str, squared: bool, mass: tuple[float, ...]) -> None:
     """Mean p(correct digit) and exposure at T = 1, 4, 10, 20, 50, all in one descent: T = 50^p is set by the likelihood.
 
     19.93 bits everywhere but B at 50, where the gradient is too small for the steps given. A hundredth of probability is the

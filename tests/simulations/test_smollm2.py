@@ -74,9 +74,7 @@ def test_a_missing_reader_names_the_extra(tmp_path: Path, monkeypatch: pytest.Mo
         smollm2.fetch(tmp_path)
 
 
-def test_what_is_whole_is_left_alone_and_what_is_damaged_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_whole_is_left_alone_and_what_is_damaged_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content, made = b"weights", []
     stand_in(tmp_path, monkeypatch, content)
     monkeypatch.setattr(smollm2, "GGUF_SHA256", hashlib.sha256(content).hexdigest())
