@@ -147,7 +147,7 @@ def main() -> None:
             found += students(setting, folder, seed, (*CONFIRM_WITH, *chosen))
     result = report(setting, found)
     given.results.mkdir(parents=True, exist_ok=True)
-    (given.results / "common.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    (given.results / "common.json").write_text(json.dumps(result, allow_nan=False) + "\n", encoding="utf-8")
     page = results.table(result)
     (given.results / "common.md").write_text(page, encoding="utf-8")
     rows = result["confirmation"]["rows"] or result["choice"]["rows"]
