@@ -41,7 +41,7 @@ def test_refusals() -> None:
         combined.Config(args=("", ""))
     with pytest.raises(ConfigError, match="gap reads"):
         combined.find(combined.Config(("gap",)), ["a"])
-    with pytest.raises(ConfigError, match="available: combined"):
+    with pytest.raises(ConfigError, match="available: classes, combined"):
         combined.find(combined.Config(("presidio",)), ["a"])
     with pytest.raises(ConfigError, match=r"sensitivity\.args: regex: unknown field"):
         combined.find(combined.Config(args=("x = 1",)), ["a"])
