@@ -176,7 +176,7 @@ def main() -> None:
         runs = list(pool.map(one, *zip(*jobs, strict=True)))
     result = {**summarise(runs), "provenance": provenance(), "runs": runs}
     given.results.mkdir(parents=True, exist_ok=True)
-    (given.results / "federated_swing_text.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (given.results / "federated_swing_text.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
     page = table(result)
     (given.results / "federated_swing_text.md").write_text(page, encoding="utf-8")
     print(page)
