@@ -60,7 +60,7 @@ def test_unknown_and_ill_typed_keys_and_zero_rounds(flat: dict[str, Any], said: 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"method_name": "fedavgg"}, ["unknown methods plug-in 'fedavgg'", "available: fedavg, fedd2s, local"]),
+        ({"method_name": "fedavgg"}, ["unknown methods plug-in 'fedavgg'", "available: fedavg, fedd2s, fedmd, local"]),
         ({"model_name": "cnn"}, ["unknown models plug-in 'cnn'", "cnn_small"]),
         ({"loss_name": "kll"}, ["unknown losses plug-in 'kll'", "kl, mse"]),
         ({"data_name": "mnist"}, ["unknown data plug-in 'mnist'", "digits"]),
