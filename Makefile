@@ -64,6 +64,7 @@ swing-study: plays      ## the tables of docs/swing.md: protections, three times
 	$(BIN)/python -m benchmarks.swing
 	$(BIN)/python -m benchmarks.swing --config configs/swing-shakespeare-long.toml
 	$(BIN)/python -m benchmarks.swing --config configs/swing-shakespeare-divergence.toml
+	$(BIN)/python -m benchmarks.swing --config configs/swing-shakespeare-detector.toml
 
 swing-federated: $(STAMP)  ## docs/results/federated_swing.md: exposure of label canaries per observer (minutes)
 	$(BIN)/python -m benchmarks.federated_swing
