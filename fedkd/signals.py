@@ -258,7 +258,7 @@ def _count(
             tied += int(((scores - bar).abs() <= tolerance).sum())
             continue
         kept = torch.nonzero(scores >= bar - tolerance if prune else torch.isfinite(scores))
-        for rows in kept.split(chunk):
+        for rows in kept.split(chunk) if len(kept) else ():  # an empty split is one empty chunk, which no model takes
             waiting.append((depth + 1, state, rows[:, 0], scores[rows[:, 0], rows[:, 1]], rows[:, 1]))
     return better, tied, forwards
 

@@ -257,8 +257,9 @@ class Bench(Material):
 
     def _type_nll(self, model: PreTrainedModel) -> float:
         """Mean negative log-likelihood (nats) per symbol of secrets that nobody planted, after names that nobody used."""
+        space = len(self.plan.canaries.alphabet) ** self.plan.canaries.length
         others = canary.draw(
-            replace(self.plan.canaries, repetitions=(0,), per_count=PROBES, decoys=0, references=0),
+            replace(self.plan.canaries, repetitions=(0,), per_count=min(PROBES, space), decoys=0, references=0),
             rng.experiment(self.seed, "swing probes"),
         )
         rows = self.rows([Record(c.text) for c in others.canaries])

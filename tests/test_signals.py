@@ -184,3 +184,24 @@ def test_gradient_signals_are_those_of_one_row_at_a_time() -> None:
     assert got["update_cosine.step"][2] == pytest.approx(1.0, abs=1e-5), "a row that the update has learned scores highest"
     assert (got["update_cosine.step"] <= 1 + 1e-6).all()
     assert (got["update_cosine.still"] == 0).all()
+
+
+class Narrow:
+    """After the first symbol 0 everything is likely, after any other nothing is; refuses an empty batch, as models do."""
+
+    def start(self, prefix: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.log(torch.tensor([0.5, 0.5])), torch.zeros(1, dtype=torch.int64)
+
+    def extend(self, past: Tensor, parents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        assert len(tokens), "an empty batch"
+        first = torch.where(past[parents] == 0, tokens + 1, past[parents])
+        high = (first == 1)[:, None] & torch.ones(2, dtype=torch.bool)
+        return torch.where(high, -0.1, -9.0), first
+
+
+def test_a_chunk_whose_branches_all_end_asks_the_model_nothing() -> None:
+    found = signals.rank_of_secret(Narrow(), torch.tensor([0]), torch.tensor([0, 1, 1]), torch.tensor([0, 1]), chunk=1)
+    assert found.better == 0
+    assert found.tied == 3
+    whole = signals.rank_of_secret(Narrow(), torch.tensor([0]), torch.tensor([1, 1, 1]), torch.tensor([0, 1]), chunk=1)
+    assert whole.better == 4
