@@ -109,3 +109,8 @@ def test_the_page_says_what_leaked_and_stands_alone() -> None:
     assert "R1, 100 steps" in table(summary)
     assert "| KD | 1.4 |" in table(summary)
     assert "(seeds +10." in table(summary), "what another teacher changes stands beside the pooled interval"
+
+
+def test_a_detector_that_flags_nothing_has_no_precision() -> None:
+    students = [{**s, "recall": 0.0, "precision": None, "charges": 0} for s in study()]
+    assert "recall 0.000, no token flagged on planted secrets" in page(Plan("x"), {**summarise(students), "command": "c"})

@@ -49,7 +49,8 @@ def _facts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "the secrets' digits."
     ]
     if swing is not None and swing["recall"] is not None:
-        detector = f"recall {swing['recall']:.3f}, precision {swing['precision']:.3f} on planted secrets"
+        precision = "no token flagged" if swing["precision"] is None else f"precision {swing['precision']:.3f}"
+        detector = f"recall {swing['recall']:.3f}, {precision} on planted secrets"
         found.insert(0, f"Detector: {detector}. Noise: {swing['charges']:,.0f} distinct releases at private positions.")
     return found
 
