@@ -130,7 +130,7 @@ def test_a_pretrained_model_of_135_million_parameters_goes_through_the_command(t
     for student in students:
         assert student["steps"] == 3
         assert [c["copies"] for c in student["canaries"]] == [0, 2]
-        assert all(0 <= c["bits"] <= 6.65 and c["estimator"] == "exact" for c in student["canaries"])
+        assert all(0 <= c["bits"] <= 6.65 for c in student["canaries"]), "exact among 100, or among the sample of 2,000"
         assert 1 < student["perplexity"] < 49152 / 10, "text that a pretrained model has learned to read"
     assert students[1]["recall"] is not None
     assert students[1]["charges"] >= 0
