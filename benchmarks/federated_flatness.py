@@ -12,24 +12,23 @@ import argparse
 import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.federated_swing import CONFIG, SENT, SETTINGS
+from benchmarks.federated_swing import CONFIG, SENT, SETTINGS, finished, protected, span
 from fedkd import plugins, rng, transcripts
 from fedkd.attacks import flatness
-from fedkd.config import Experiment, parse_args
+from fedkd.config import parse_args
 from fedkd.finished import Finished, open_finished
 from fedkd.intervals import Bools, Floats, t_interval
 from fedkd.label_exposure import audit, curves, label_strings
 from fedkd.metrics import auc_delong, halves, tpr_at_fpr
 from fedkd.report.run_folder import read_run
-from server.run_folder import folder_of, run_id, state_root_of
+from server.run_folder import run_id, state_root_of
 from simulations.pool import worker
-from simulations.run import execute, load, provenance
+from simulations.run import load, provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2)
@@ -49,19 +48,10 @@ ARMS: dict[str, tuple[dict[str, Any], tuple[str, str]] | None] = {
 def one(arm: str, seed: int, output: Path) -> dict[str, Any]:
     """Run one federation, or read it, and audit it."""
     base = load(CONFIG, SETTINGS, output=str(output), seed=seed, name=f"fedd2s-digits-{list(ARMS).index(arm)}")
-    experiment, fields = base, ARMS[arm]
-    if fields is not None:
-        own = {"pass_through": list(SENT[READING]), "insecure_seeded_noise": True, **fields[0]}
-        text = ", ".join(f"{k} = {json.dumps(v)}" for k, v in own.items())
-        name, args = fields[1]
-        experiment = replace(
-            base, mechanism_name="swing", mechanism_args=text, sensitivity_name=name, sensitivity_args=args
-        )  # fmt: skip
-    folder = folder_of(experiment)
-    if not (folder / "summary.json").exists():
-        outcome = execute(replace(experiment, overwrite=True))
-        if outcome.code:
-            raise SystemExit(f"{arm}, seed {seed}: {outcome.reason}")
+    experiment, how = base, ARMS[arm]
+    if how is not None:
+        experiment = protected(base, {"pass_through": list(SENT[READING]), **how[0]}, how[1])
+    folder = finished(experiment, f"{arm}, seed {seed}")
     states = state_root_of(experiment) / run_id(experiment)
     run = open_finished(folder, states)
     views = {v.name: None if v.report is None else v.report.strata[0].mean for v in audit(folder, states)}
@@ -73,7 +63,7 @@ def one(arm: str, seed: int, output: Path) -> dict[str, Any]:
     last = {view: {str(c): v for c, v in of[max(of)].items()} for view, of in curves(folder, run.data.path).items() if of}
     return {
         "arm": arm, "seed": seed, "accuracy": float(np.mean(scores)), "bits": views, "by_round": rounds, "by_client": last,
-        "flatness": {"private": _private(run, experiment), "canary": _canaries(run)},
+        "flatness": {"private": _private(run), "canary": _canaries(run)},
     }  # fmt: skip
 
 
@@ -87,7 +77,7 @@ def _rows(run: Finished) -> list[tuple[int, Any, Floats]]:
     return found
 
 
-def _private(run: Finished, experiment: Experiment) -> dict[str, float] | None:
+def _private(run: Finished) -> dict[str, float] | None:
     """Does flatness tell which rows ``LIKELIHOOD`` takes for private?"""
     module = plugins.find("sensitivity", LIKELIHOOD[0])
     config = parse_args(LIKELIHOOD[1], module.Config, "sensitivity.args")
@@ -154,10 +144,10 @@ def table(result: dict[str, Any]) -> str:
         "| --- |" + " ---: |" * 9,
     ]
     for r in result["rows"]:
-        cells = [r["arm"], _span([100 * v for v in r["accuracy"]], 1)]
-        cells += [_span(r["bits"][view], 2) for view in ("released", "returned", "own model", "other models")]
+        cells = [r["arm"], span([100 * v for v in r["accuracy"]], 1)]
+        cells += [span(r["bits"][view], 2) for view in ("released", "returned", "own model", "other models")]
         for question in ("private", "canary"):
-            cells += [_span(r[question][n], 2) if r[question] else "–" for n in ("auc", "tpr")]
+            cells += [span(r[question][n], 2) if r[question] else "–" for n in ("auc", "tpr")]
         lines.append("| " + " | ".join(cells) + " |")
     for view in ("released", "returned"):
         shown = {n: None for r in result["rows"] for n in r.get(f"{view} by round", {})}
@@ -168,10 +158,6 @@ def table(result: dict[str, Any]) -> str:
             own = r.get(f"{view} by round", {})
             lines.append(f"| {r['arm']} | " + " | ".join(f"{own[str(n)]:.1f}" if str(n) in own else "–" for n in rounds) + " |")
     return "\n".join([*lines, "", f"Reproduce: `{result['command']}`.", ""])
-
-
-def _span(value: list[float] | None, digits: int) -> str:
-    return "–" if value is None else f"{value[0]:.{digits}f} [{value[1]:.{digits}f}, {value[2]:.{digits}f}]"
 
 
 def main() -> None:

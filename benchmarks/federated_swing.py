@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fedkd.config import Experiment
 from fedkd.intervals import paired_t, t_interval
 from fedkd.label_exposure import audit
 from fedkd.report.run_folder import read_run
@@ -46,14 +47,8 @@ def one(reading: str, arm: str, seed: int, output: Path) -> dict[str, Any]:
     fields = ARMS[arm]
     if fields is not None:
         beside = [kind for kind in SENT[reading] if kind != "labels" or not fields.get("redraw_labels")]
-        own = {**fields, "pass_through": beside, "insecure_seeded_noise": True}
-        text = ", ".join(f"{k} = {json.dumps(v)}" for k, v in own.items())
-        experiment = replace(experiment, mechanism_name="swing", mechanism_args=text, sensitivity_args="likelihood = 1.0")
-    folder = folder_of(experiment)
-    if not (folder / "summary.json").exists():
-        outcome = execute(replace(experiment, overwrite=True))
-        if outcome.code:
-            raise SystemExit(f"{reading}, {arm}, seed {seed}: {outcome.reason}")
+        experiment = protected(experiment, {**fields, "pass_through": beside}, ("constant", "likelihood = 1.0"))
+    folder = finished(experiment, f"{reading}, {arm}, seed {seed}")
     views = audit(folder, state_root_of(experiment) / run_id(experiment))
     scores = list(read_run(folder).final_scores().values())
     found = {v.name: None if v.report is None else v.report.strata[0].mean for v in views}
@@ -61,6 +56,23 @@ def one(reading: str, arm: str, seed: int, output: Path) -> dict[str, Any]:
     sent = next(v.labels_sent for v in views if v.name == "released")
     sizes = {"strings": views[0].strings, "ceiling": ceiling, "labels_sent": sent}
     return {"reading": reading, "arm": arm, "seed": seed, "accuracy": sum(scores) / len(scores), "bits": found, **sizes}
+
+
+def protected(experiment: Experiment, fields: dict[str, Any], sensitivity: tuple[str, str]) -> Experiment:
+    """The experiment with swing on what clients send; the noise repeats, since this is a simulation."""
+    text = ", ".join(f"{k} = {json.dumps(v)}" for k, v in {**fields, "insecure_seeded_noise": True}.items())
+    name, args = sensitivity
+    return replace(experiment, mechanism_name="swing", mechanism_args=text, sensitivity_name=name, sensitivity_args=args)
+
+
+def finished(experiment: Experiment, what: str) -> Path:
+    """The folder of a run, which is run where it has not been. Raises: SystemExit where it failed."""
+    folder = folder_of(experiment)
+    if not (folder / "summary.json").exists():
+        outcome = execute(replace(experiment, overwrite=True))
+        if outcome.code:
+            raise SystemExit(f"{what}: {outcome.reason}")
+    return folder
 
 
 def table(result: dict[str, Any]) -> str:
@@ -77,10 +89,10 @@ def table(result: dict[str, Any]) -> str:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in result["rows"]:
-        cells = [_span(row["bits"][name]) for name in SHOWN]
-        accuracy = _span([100 * v for v in row["accuracy"]])
+        cells = [span(row["bits"][name]) for name in SHOWN]
+        accuracy = span([100 * v for v in row["accuracy"]])
         sent = "none" if row["labels_sent"] is None else f"{100 * row['labels_sent']:.0f} %"
-        cost = "–" if row["minus_none"] is None else _span([100 * v for v in row["minus_none"]])
+        cost = "–" if row["minus_none"] is None else span([100 * v for v in row["minus_none"]])
         lines.append(f"| {row['reading']} | {row['arm']} | {accuracy} | {cost} | " + " | ".join(cells) + f" | {sent} |")
     lines += [
         "",
@@ -91,8 +103,9 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _span(value: list[float]) -> str:
-    return f"{value[0]:.2f} [{value[1]:.2f}, {value[2]:.2f}]"
+def span(value: list[float] | None, digits: int = 2) -> str:
+    """A mean with its interval."""
+    return "–" if value is None else f"{value[0]:.{digits}f} [{value[1]:.{digits}f}, {value[2]:.{digits}f}]"
 
 
 def main() -> None:

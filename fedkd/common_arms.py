@@ -1,8 +1,8 @@
 """Arms of the study of what is common at private positions: every setting that is tried, and its target there.
 
-Settings were fixed before the first run. Opponents and references: plain distillation, the control teacher, swing's default,
-redaction, typed redaction (uniform; by the digits' frequencies at private positions of the private data, pooled or per place
-of the run, each person once), and public substitution. Arms differ in their targets at private positions alone.
+Settings were fixed before seeds 1 to 8 were run. Opponents and references: plain distillation, the control teacher, swing's
+default, redaction, typed redaction (uniform; by the digits' frequencies at private positions of the private data, pooled or
+per place of the run, each person once), and public substitution. Arms differ in their targets at private positions alone.
 """
 
 from __future__ import annotations

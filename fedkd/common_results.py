@@ -1,15 +1,13 @@
-"""Choosing and confirming what keeps the common and hides the rare: rules that were fixed before the first run.
+"""Choosing and confirming what keeps the common and hides the rare: rules that were fixed before seeds 1 to 8 were run.
 
-- *Choose* (seeds 1 to 3): a setting is eligible where its mean exposure minus the control's student is at most +0.5 bit,
-  for rare
-  (1 copy) and for repeated (4 to 64 copies) secrets alike; of each family the eligible setting with the lowest NLL of
+- *Choose* (seeds 1 to 3): a setting is eligible where its mean exposure minus the control's student is at most +0.5 bit, for
+  rare (1 copy) and for repeated (4 to 64 copies) secrets alike; of each family the eligible setting with the lowest NLL of
   common digits is taken, and the ``CONFIRMED`` best families go on.
-- *Confirm* (seeds 4 to 8: new laws, people, plays, teachers, students): for each of them, over seeds as units, one-sided
-  t tests that
-  exposure minus control is below +0.5 bit (rare, repeated) and that NLL is below each opponent's (typed redaction with
-  the pooled prior and with the prior per place, public substitution); Holm over all tests of all of them.
-- A variant *beats* redaction's kin where all its adjusted p values are at most 0.05. Recommended is, of those that beat,
-  the one with the lowest NLL that needs no context class to be named (``counted`` does), else ``counted``; else nothing.
+- *Confirm* (seeds 4 to 8: new laws, people, plays, teachers, students): for each of them, over seeds as units, one-sided t
+  tests that exposure minus control is below +0.5 bit (rare, repeated) and that NLL is below each opponent's (typed redaction
+  with the pooled prior and with the prior per place, public substitution); Holm over all tests of all of them.
+- A variant *beats* redaction's kin where all its adjusted p values are at most 0.05. Recommended is, of those that beat, the
+  one with the lowest NLL that needs no context class to be named (``counted`` does), else ``counted``; else nothing.
 """
 
 from __future__ import annotations

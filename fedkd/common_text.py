@@ -1,24 +1,24 @@
 """Text in which something is common at private positions: planted lines whose code has a likely part and a secret part.
 
-``Kabemi of Verona: 482913.``: the first two digits (the *common* part, like an area code) follow a skewed
-distribution of the town that holds in the private data alone; the other four (the *rare* part) are uniform and that person's
-own. A detector flags the whole run, so all six are private positions. Fixed before anything was run, and decided here:
+``Kabemi of Verona: 482913.``: the first two digits (the *common* part, like an area code) follow a skewed distribution of the
+town that holds in the private data alone; the other four (the *rare* part) are uniform and that person's own. A detector
+flags the whole run, so all six are private positions. Fixed before seeds 1 to 8 were run (a pilot on seed 99 set the sizes),
+and decided here:
 
 - Six towns, uniform. Each town and each of the two places has its own permutation of a Zipf law over the ten digits (exponent
-  2: 0.65, 0.16, 0.07, ...; 1.24 nats against ln 10 = 2.30), the two digits independent given the town; permutations are
-  drawn anew per seed, so the average over towns says little and the town says much.
-- ``persons`` people with one copy carry the common; the first ``rare`` of them are the audited 1-copy secrets. Canaries with 4,
-  16 and 64 copies are further people: repeated secrets. Canaries with 0 copies are never planted (the null group).
-- The *public* set has the same template and towns, other names (decoys), other text rows, and uniform codes: it knows
-  the type and the line, not what is common. Decoys are in no other set.
-- The *control* set is the private one with every audited person's copies redrawn, each with a new code by the town's law
-  and a new rare part: the common is there, the secrets are not.
-- The *fresh* set is what students read (regime R2 of specs: swing, section 5): the private rows with six uniform digits
-  in every
-  copy, common places included, so that neither the rare nor the common part is in the student's text: both can arrive through
-  soft targets alone.
-- *fold* sets: the private set split by person (all copies of one person in one fold, folds balanced per number of copies), and
-  its text rows dealt out.
+  2: 0.65, 0.16, 0.07, ...; 1.24 nats against ln 10 = 2.30), the two digits independent given the town; permutations are drawn
+  anew per seed, so the average over towns says little and the town says much.
+- ``persons`` people with one copy carry the common; the first ``rare`` of them are the audited 1-copy secrets. Canaries with
+  4, 16 and 64 copies are further people: repeated secrets. Canaries with 0 copies are never planted (the null group).
+- The *public* set has the same template and towns, other names (decoys), other text rows, and uniform codes: it knows the
+  type and the line, not what is common. Decoys are in no other set.
+- The *control* set is the private one with every audited person's copies redrawn, each with a new code by the town's law and
+  a new rare part: the common is there, the secrets are not.
+- The *fresh* set is what students read (regime R2 of specs: swing, section 5): the private rows with six uniform digits in
+  every copy, common places included, so that neither the rare nor the common part is in the student's text: both can arrive
+  through soft targets alone.
+- *fold* sets: the private set split by person (all copies of one person in one fold, folds balanced per number of copies),
+  and its text rows dealt out.
 """
 
 from __future__ import annotations

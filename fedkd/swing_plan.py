@@ -137,16 +137,10 @@ class Plan:
 
     def tasks(self) -> list[Task]:
         """Every student of the study: the headline regime first, ``more`` last, so that a stopped study has its core."""
-        names = self.arms or GROUPS["main"]
-        wanted = [(regime, a, 1) for regime in self.regimes for a in names]
-        wanted += [(self.regimes[0], a, self.long_factor) for a in self.long_arms]
-        wanted += [(regime, a, 1) for regime, a in self._further()]
-        kept = dict.fromkeys((regime, a, factor) for regime, a, factor in wanted if regime in ARMS[a].regimes)
-        parts = (
-            [w for w in kept if w[2] == 1 and w[1] in names and w[0] in self.regimes],
-            [w for w in kept if w[2] > 1],
-            [w for w in kept if w[2] == 1 and not (w[1] in names and w[0] in self.regimes)],
-        )
+        core = [(regime, a, 1) for regime in self.regimes for a in self.arms or GROUPS["main"]]
+        long = [(self.regimes[0], a, self.long_factor) for a in self.long_arms]
+        more = [(regime, a, 1) for regime, a in self._further() if (regime, a, 1) not in core]
+        parts = [[w for w in dict.fromkeys(part) if w[0] in ARMS[w[1]].regimes] for part in (core, long, more)]
         return [Task(seed, *w) for part in parts for seed in self.seeds for w in part]
 
     def _further(self) -> list[tuple[Regime, str]]:

@@ -27,11 +27,11 @@ arms = ["kd", "swing"]
 [text]
 name = "template"
 tokenizer = "teacher"
-width = 12
+width = 16
 rows = 8
 validation = 4
 [canaries]
-template = "{{name}} {{secret}}."
+template = "{{name}} 7305{{secret}}."
 length = 2
 repetitions = [0, 2]
 per_count = 1
@@ -114,11 +114,11 @@ def test_a_model_is_fetched_only_where_it_is_named(monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_pretrained_model_of_135_million_parameters_goes_through_the_command(tmp_path: Path) -> None:
-    """Teacher and student are SmolLM2-135M; twelve rows of twelve tokens, one epoch: it is the size that is tried here."""
-    try:
-        folder = smollm2.fetch(cache_root())
-    except DataError as error:
-        pytest.skip(f"{error}; then: python -m simulations.fetch smollm2")
+    """Teacher and student are SmolLM2-135M; twelve rows of sixteen tokens, one epoch: it is the size that is tried here.
+
+    The secret ends a run of six digits, which the patterns find.
+    """
+    folder = smollm2.fetch(cache_root())
     config = tmp_path / "pretrained.toml"
     config.write_text(PLAN.format(folder=folder))
     out = tmp_path / "out"
@@ -132,6 +132,7 @@ def test_a_pretrained_model_of_135_million_parameters_goes_through_the_command(t
         assert [c["copies"] for c in student["canaries"]] == [0, 2]
         assert all(0 <= c["bits"] <= 6.65 for c in student["canaries"]), "exact among 100, or among the sample of 2,000"
         assert 1 < student["perplexity"] < 49152 / 10, "text that a pretrained model has learned to read"
-    assert students[1]["recall"] is not None
-    assert students[1]["charges"] >= 0
+    assert students[1]["recall"] == 1
+    assert students[1]["charges"] > 0
+    assert students[1]["type_nll"] != students[0]["type_nll"], "swing changes what is learned at secrets"
     assert (study / "report.html").exists()
