@@ -171,8 +171,8 @@ LONGEST, BPE_TEXT = 2000, 1_000_000
 
 
 def _beginnings(texts: Sequence[str], characters: int) -> list[str]:
-    """Each text's beginning, in all about this many characters."""
-    return [text[: 1 + characters // max(1, len(texts))] for text in texts]
+    """Each text's beginning, in all about this many characters; short texts stay whole."""
+    return [text[: max(LONGEST, characters // max(1, len(texts)))] for text in texts]
 
 
 def _formulaic(root: str) -> list[str]:
