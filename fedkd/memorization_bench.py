@@ -33,7 +33,7 @@ from fedkd.swing_plan import Net
 Arrays = dict[str, npt.NDArray[Any]]
 CHUNK = 64
 """rows of a forward pass"""
-GLANCE = 200
+GLANCE = 100
 """held-out rows of each stratum that an epoch's loss is read on"""
 NEAR = 1e-3
 """top-two logit gap below which generation and the one-pass rule may disagree (specs: memorization, section 2)"""

@@ -25,7 +25,8 @@ STRATA = ("formulaic", "high_entropy")
 
 @dataclass(frozen=True)
 class Text:
-    """What is planted how often, and what stands beside it (specs: memorization, section 12)."""
+    """What is planted how often, and what stands beside it (after specs: memorization, section 12, smaller: half the tokenizer, the
+    pool and the single copies, and half of what is planted 16 and 32 times)."""
 
     prose: str = "sotu"
     """a file of fedkd/texts: the text of the untouched bases, and of a second held-out set"""
@@ -33,7 +34,7 @@ class Text:
     """kinds of planted passages, in equal parts of each number of copies"""
     root: str = ""
     """folder of the texts' files; empty = the usual places"""
-    bpe_size: int = 1024
+    bpe_size: int = 512
     """tokens of the byte-level BPE (single digits), trained on rows that nothing else uses"""
     prefix: int = 32
     """tokens that the attacker holds"""
@@ -41,9 +42,9 @@ class Text:
     """tokens that must come out"""
     copies: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 12, 16, 32)
     """ramp of repetitions"""
-    passages: tuple[int, ...] = (400, 60, 40, 40, 40, 30, 30, 20, 20, 20)
+    passages: tuple[int, ...] = (200, 60, 40, 40, 40, 30, 30, 20, 10, 10)
     """passages at each number of copies, all strata together"""
-    pool: int = 8000
+    pool: int = 4000
     """rows of prose that the bases are trained on"""
     extra: int = 500
     """rows of each stratum in the pool, and as many in the tokenizer's text"""
@@ -127,7 +128,7 @@ class Plan:
     """the teacher"""
     student: Net = field(default_factory=partial(Net, width=96, layers=2, epochs=9, batch_size=16))
     """baseline and students"""
-    scout: Net = field(default_factory=partial(Net, width=48, layers=1, epochs=9, batch_size=16))
+    scout: Net = field(default_factory=partial(Net, width=64, layers=2, epochs=9, batch_size=16))
     """a small student whose labels train the predictor (transfer mode)"""
     teacher_pool_rate: float = 2e-3
     """largest learning rate of the teacher's base on the pool, one epoch"""

@@ -156,12 +156,13 @@ def _teacher(path: str, folder: str, teacher: int) -> str:
 def _student(path: str, folder: str, task: Task) -> str:
     bench, where, arm = _bench(path, folder, task.teacher), Path(folder), ARMS[task.arm]
     if not (where / f"t{task.teacher}-{arm.teacher}.safetensors").exists():
-        write_json(where / f"{task.stem}.json", {"model": task.arm, "none": "no epoch of the teacher memorizes enough"})
-        return f"{task.stem}: n/a, no epoch of the teacher memorizes enough"
+        return _none(where, task, "no epoch of the teacher memorizes enough")
     net, base = (bench.plan.scout, "base_scout") if arm.net == "scout" else (bench.plan.student, "base")
     fresh = _model(bench, net, where / f"t{task.teacher}-{base}.safetensors")
     teacher = _model(bench, bench.plan.teacher, where / f"t{task.teacher}-{arm.teacher}.safetensors")
     kept = _kept(bench, where, task) if arm.transfer in ("filtered", "random") else None
+    if kept is not None and kept.all():
+        return _none(where, task, "the scout memorizes nothing, so nothing is predicted")
     with torch.random.fork_rng():
         found = bench.student(task, fresh, teacher, kept)
     if kept is not None:
@@ -171,11 +172,20 @@ def _student(path: str, folder: str, task: Task) -> str:
     return f"{task.stem}: {n} memorized, held-out loss {found.facts['held_out_loss']:.3f}, {seconds:.0f} s"
 
 
+def _none(folder: Path, task: Task, why: str) -> str:
+    """A student that cannot be: its file says why, and it is not tried again."""
+    write_json(folder / f"{task.stem}.json", {"model": task.arm, "none": why})
+    return f"{task.stem}: n/a, {why}"
+
+
 def _kept(bench: Bench, folder: Path, task: Task) -> Any:
     """[N] the passages that stay: those that the scout's predictor does not call, or as many at random."""
     about, models = load_teacher(bench.plan, folder, task.teacher)
     stream = rng.experiment(task.teacher, "memorization filter")
-    called = prefilter(features(about, models, bench.plan.seeds[0]), models["scout", task.seed].arrays["hits"], stream)
+    scout = models["scout", task.seed].arrays["hits"]
+    if not scout.any():
+        return ~scout
+    called = prefilter(features(about, models, bench.plan.seeds[0]), scout, stream)
     if ARMS[task.arm].transfer == "random":
         called = called[stream.permutation(len(called))]
     return ~called
