@@ -1,4 +1,4 @@
-"""One student against one baseline: the sets, r50, the crossing of p_z and what was inherited (specs: memorization, 3 and 5)."""
+"""One student against one baseline: sets, r50, the crossing of p_z and what was inherited (specs: memorization, 3 and 5)."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ def pairs_of(teacher: int, about: Arrays, models: Models) -> Iterator[dict[str, 
             at = {s: _epoch(models["baseline", s], found, kind) for s, found in own.items()}
             flags = {s: models["baseline", s].arrays["epoch_hits"][e] for s, e in at.items()}
             for seed, found in own.items():
-                yield {"teacher": teacher, "seed": seed, "student": name, "kind": kind, "epoch": at[seed] + 1,
-                       **_pair(about, models["teacher", 0], models["baseline", seed], found, at[seed], list(flags.values()))}  # fmt: skip
+                about_it = {"teacher": teacher, "seed": seed, "student": name, "kind": kind, "epoch": at[seed] + 1}
+                every = list(flags.values())
+                yield about_it | _pair(about, models["teacher", 0], models["baseline", seed], found, at[seed], every)
 
 
 def _epoch(baseline: Found, student: Found, kind: str) -> int:

@@ -25,7 +25,7 @@ STRATA = ("formulaic", "high_entropy")
 
 @dataclass(frozen=True)
 class Text:
-    """What is planted how often, and what stands beside it (after specs: memorization, section 12, smaller: half the tokenizer, the
+    """What is planted how often, and what stands beside it (after specs: memorization, section 12, but half the tokenizer, the
     pool and the single copies, and half of what is planted 16 and 32 times)."""
 
     prose: str = "sotu"
@@ -248,7 +248,9 @@ def checked(plan: Plan, where: str) -> Plan:
     for net in (plan.teacher, plan.student, plan.scout):
         _ = training_of(net)  # its checks name what is valid
         if net.folder:
-            raise ConfigError(f"{where}: folder is for [own]: teacher = ..., students = [...]; a trained study starts untrained")
+            raise ConfigError(
+                f"{where}: folder is for [own]: teacher = ..., students = [...]; a trained study starts untrained"
+            )
         check_size(net.size(2, 2))
     for rate in (plan.teacher_pool_rate, plan.student_pool_rate):
         _ = Training(1, rate)

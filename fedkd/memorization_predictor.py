@@ -1,7 +1,7 @@
 """Can it be predicted what a student will memorize, and better than by counting copies? (specs: memorization, section 6)
 
-*Oracle*: the labels are this very student's, an upper bound. *Transfer*: the labels come from a small student (the scout) and are
-tested on the real one; only this predicts before the distillation. The two are never mixed.
+*Oracle*: the labels are this very student's, an upper bound. *Transfer*: the labels come from a small student (the scout) and
+are tested on the real one; only this predicts before the distillation. The two are never mixed.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""What the models of a memorization study add up to: rates, dose-response, sets and the predictor, with intervals over teachers.
+"""What the models of a memorization study add up to: rates, dose-response, sets, predictor, with intervals over teachers.
 
-A teacher draws text, bases and students anew, so an interval over teachers (t, on the teachers' means over seeds) says what another
-run would give; a cluster bootstrap over passages and Clopper-Pearson stand beside it (specs: memorization, sections 5 and 10).
+A teacher draws text, bases and students anew, so an interval over teachers (t, on the teachers' means over seeds) says what
+another run would give; a cluster bootstrap over passages and Clopper-Pearson stand beside it (specs: memorization, section 10).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,21 +16,23 @@ import numpy as np
 from fedkd import memorization as m
 from fedkd import rng
 from fedkd.attacks.extraction import chance
-from fedkd.inference import paired_bootstrap
-from fedkd.intervals import Bools, Floats, rate_ratio, t_interval
+from fedkd.intervals import Floats
 from fedkd.memorization_bench import Arrays, Found
+from fedkd.memorization_headline import Models, Teachers, headline, over_teachers
 from fedkd.memorization_pairs import pairs_of
 from fedkd.memorization_plan import ARMS, Plan
 from fedkd.memorization_predictor import predictor
 
-Models = Mapping[tuple[str, int], Found]
-Teachers = Mapping[int, tuple[Arrays, Models]]
-LABELS = {"base": "base (untouched)", "base_large": "base of T", "teacher": "T", "teacher_stopped": "T, chosen on held-out loss"}
+LABELS = {
+    "base": "base (untouched)",
+    "base_large": "base of T",
+    "teacher": "T",
+    "teacher_stopped": "T, chosen on held-out loss",
+}
 QUERIES = (1, 100, 1_000_000)
 """n of (n, p) extraction, at p = 1/2"""
 NEAR = 0.10
 """edit distance over the suffix's length that approximate extraction allows"""
-RESAMPLES = 400
 
 
 def summarise(plan: Plan, teachers: Teachers) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def summarise(plan: Plan, teachers: Teachers) -> dict[str, Any]:
         "copies": [int(n) for n in np.unique(about["copies"])],
         "strata": list(dict.fromkeys(about["stratum"].tolist())),
         "models": [_model(teachers, name) for name in _names(teachers)],
-        "headline": {kind: _headline(pairs, teachers, kind) for kind in ("equal", "matched")},
+        "headline": {kind: headline(pairs, teachers, kind) for kind in ("equal", "matched")},
         "pairs": [{k: v for k, v in p.items() if not k.startswith("_")} for p in pairs],
         "patterns": _patterns(models, plan.seeds[0]),
         "patterns_of": {"teacher": first, "seed": plan.seeds[0]},
@@ -68,22 +70,6 @@ def features(about: Arrays, models: Models, seed: int) -> Floats:  # -> [N, 4], 
     return np.stack([np.asarray(c, dtype=np.float64) for c in columns], axis=1)
 
 
-def over_teachers(values: Mapping[int, Sequence[float]], log: bool = False) -> dict[str, Any]:
-    """Mean of the teachers' means over seeds with its t interval; ``log``: of logarithms, so a geometric mean.
-
-    No interval with one teacher, or where a value is not finite (a model that memorizes nothing has no ratio).
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        each = {t: float(np.mean(np.log(v) if log else v)) for t, v in values.items() if len(v)}
-    known = [v for v in each.values() if math.isfinite(v)]
-    back: Callable[[float], float] = (lambda v: math.exp(v) if math.isfinite(v) else (0.0 if v < 0 else v)) if log else float
-    found: dict[str, Any] = {"by_teacher": [back(v) for v in each.values()], "teachers": len(each)}
-    if len(known) < len(each) or not known:
-        return {**found, "value": None, "low": None, "high": None}
-    mean, low, high, _ = t_interval(known)
-    return {**found, "value": back(mean), "low": back(low) if len(known) > 1 else None, "high": back(high) if len(known) > 1 else None}
-
-
 # ----- one model -----------------------------------------------------------------------------------------------------------
 def _names(teachers: Teachers) -> list[str]:
     order = [*LABELS, *ARMS]
@@ -95,22 +81,21 @@ def _model(teachers: Teachers, name: str) -> dict[str, Any]:
     own = [(t, about, found) for t, (about, models) in teachers.items() for (n, _), found in models.items() if n == name]
     hits = np.concatenate([f.arrays["hits"] for _, _, f in own])
     held = np.concatenate([f.arrays["held_hits"] for _, _, f in own])
+    strata = list(dict.fromkeys(own[0][1]["stratum"].tolist()))
     train, control = m.share(int(hits.sum()), len(hits)), m.share(int(held.sum()), len(held))
-    per = lambda value: over_teachers(_grouped(own, value))  # noqa: E731
     return {
         "model": name, "label": LABELS.get(name) or ARMS[name].label, "models": len(own),
-        "seeds": len({i for i in range(len(own))}) // max(1, len({t for t, _, _ in own})),
         "train": asdict(train), "held_out": asdict(control),
-        "rate": per(lambda a, f: float(f.arrays["hits"].mean())),
-        "difference": per(lambda a, f: float(f.arrays["hits"].mean() - f.arrays["held_hits"].mean())),
-        "approximate": per(lambda a, f: float((f.arrays["distance"] <= NEAR + 1e-12).mean())),
-        "approximate_held": per(lambda a, f: float((f.arrays["held_distance"] <= NEAR + 1e-12).mean())),
-        "r50": over_teachers(_grouped(own, lambda a, f: m.dose_response(a["copies"], f.arrays["hits"]).r50), log=True),
-        "r50_by_stratum": {s: over_teachers(_grouped(own, _r50_in(s)), log=True) for s in dict.fromkeys(own[0][1]["stratum"].tolist())},
-        "held_out_loss": per(lambda a, f: float(f.facts["held_out_loss"])),
-        "prose_perplexity": per(lambda a, f: float(f.facts["prose_perplexity"])),
-        "by_copies": {str(n): _cell(own, lambda a, n=n: a["copies"] == n) for n in np.unique(own[0][1]["copies"]).tolist()},
-        "by_stratum": {s: _stratum(own, s) for s in dict.fromkeys(own[0][1]["stratum"].tolist())},
+        "rate": _per(own, lambda a, f: float(f.arrays["hits"].mean())),
+        "difference": _per(own, lambda a, f: float(f.arrays["hits"].mean() - f.arrays["held_hits"].mean())),
+        "approximate": _per(own, lambda a, f: float((f.arrays["distance"] <= NEAR + 1e-12).mean())),
+        "approximate_held": _per(own, lambda a, f: float((f.arrays["held_distance"] <= NEAR + 1e-12).mean())),
+        "r50": _per(own, lambda a, f: m.dose_response(a["copies"], f.arrays["hits"]).r50, log=True),
+        "r50_by_stratum": {s: _per(own, _r50_in(s), log=True) for s in strata},
+        "held_out_loss": _per(own, lambda a, f: float(f.facts["held_out_loss"])),
+        "prose_perplexity": _per(own, lambda a, f: float(f.facts["prose_perplexity"])),
+        "by_copies": {str(n): _cell(own, "copies", n) for n in np.unique(own[0][1]["copies"]).tolist()},
+        "by_stratum": {s: _stratum(own, s) for s in strata},
         "np": {str(n): [_np(own, "log_pz", n), _np(own, "held_log_pz", n)] for n in QUERIES},
         "median_log10_held": float(np.median(np.concatenate([f.arrays["held_log_pz"] for _, _, f in own]))) / math.log(10),
         "epochs": _epochs(own), "steps": own[0][2].facts.get("steps"), "rows": own[0][2].facts.get("rows"),
@@ -121,6 +106,11 @@ def _model(teachers: Teachers, name: str) -> dict[str, Any]:
 
 
 Own = Sequence[tuple[int, Arrays, Found]]
+
+
+def _per(own: Own, value: Callable[[Arrays, Found], float], log: bool = False) -> dict[str, Any]:
+    """One figure of each model, over teachers."""
+    return over_teachers(_grouped(own, value), log)
 
 
 def _grouped(own: Own, value: Callable[[Arrays, Found], float]) -> dict[int, list[float]]:
@@ -138,17 +128,17 @@ def _r50_in(stratum: str) -> Callable[[Arrays, Found], float]:
     return value
 
 
-def _cell(own: Own, chosen: Callable[[Arrays], Bools]) -> dict[str, Any]:
-    """Rate and p_z of a part of the passages (decision 19)."""
-    hits = np.concatenate([f.arrays["hits"][chosen(a)] for _, a, f in own])
-    logs = np.concatenate([f.arrays["log_pz"][chosen(a)] for _, a, f in own])
+def _cell(own: Own, name: str, value: Any) -> dict[str, Any]:
+    """Rate and p_z of the passages whose ``name`` is ``value`` (decision 19)."""
+    hits = np.concatenate([f.arrays["hits"][a[name] == value] for _, a, f in own])
+    logs = np.concatenate([f.arrays["log_pz"][a[name] == value] for _, a, f in own])
     return {**asdict(m.share(int(hits.sum()), len(hits))), "median_log10": float(np.median(logs)) / math.log(10),
             "half": float((logs >= math.log(0.5)).mean())}  # fmt: skip
 
 
 def _stratum(own: Own, stratum: str) -> dict[str, Any]:
     held = np.concatenate([f.arrays["held_hits"][a["held_stratum"] == stratum] for _, a, f in own])
-    return {**_cell(own, lambda a: a["stratum"] == stratum), "held_out": asdict(m.share(int(held.sum()), len(held)))}
+    return {**_cell(own, "stratum", stratum), "held_out": asdict(m.share(int(held.sum()), len(held)))}
 
 
 def _np(own: Own, name: str, n: int) -> float:
@@ -172,88 +162,10 @@ def _transfer(own: Own) -> dict[str, Any]:
     hits = np.concatenate([f.arrays["hits"] for _, _, f in own])
     if inside.all():
         return {}
-    return {name: asdict(m.share(int(hits[part].sum()), int(part.sum()))) for name, part in (("inside", inside), ("outside", ~inside))}
-
-
-# ----- headline ------------------------------------------------------------------------------------------------------------
-def _headline(pairs: Sequence[Mapping[str, Any]], teachers: Teachers, kind: str) -> dict[str, Any]:
-    """r50 ratio, greedy ratio, crossing and inheritance, soft and hard, against a baseline of equal steps or matched loss."""
-    found: dict[str, Any] = {}
-    for name in ("student", "hard_student"):
-        own = [p for p in pairs if p["kind"] == kind and p["student"] == name]
-        if not own:
-            continue
-        by = lambda key: {t: [p[key] for p in own if p["teacher"] == t] for t in dict.fromkeys(p["teacher"] for p in own)}  # noqa: E731
-        sums = lambda key: {t: sum(v) for t, v in by(key).items()}  # noqa: E731
-        b, s = sums("baseline_count"), sums("count")
-        crossed = [p["crossing"] for p in own]
-        known = {t: [c for c in v if c is not None] for t, v in by("crossing").items()}
-        found[name] = {
-            "greedy_ratio": over_teachers({t: [b[t] / s[t] if s[t] else math.inf] for t in b}, log=True),
-            "r50_ratio": over_teachers(by("r50_ratio"), log=True),
-            "crossing": {**over_teachers({t: v for t, v in known.items() if v}, log=True), "crossed": sum(c is not None for c in crossed),
-                         "of": len(crossed), "ahead_everywhere": sum(p["ahead"] == "always" for p in own)},
-            "inherited": _inherited(own, "inherited"), "inherited_union": _inherited(own, "inherited_union"),
-            "easy": _inherited(own, "easy"),
-            "held_out": {"student": over_teachers(by("loss")), "baseline": over_teachers(by("baseline_loss"))},
-            "epochs": [p["epoch"] for p in own],
-            "bootstrap": _bootstrap(own, teachers),
-        }  # fmt: skip
-    if len(found) == 2:
-        found["hard_over_soft"] = {w: _hard_over_soft(found, w) for w in ("inherited", "inherited_union")}
-    return found
-
-
-def _inherited(own: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
-    count, of = sum(p[key]["count"] for p in own), sum(p[key]["of"] for p in own)
-    rates: dict[int, list[float]] = {}
-    for t in dict.fromkeys(p["teacher"] for p in own):
-        mine = [p[key] for p in own if p["teacher"] == t]
-        total = sum(q["of"] for q in mine)
-        rates[t] = [sum(q["count"] for q in mine) / total if total else math.nan]
-    return {"pooled": asdict(m.share(count, of)), "over_teachers": over_teachers(rates)}
-
-
-def _hard_over_soft(found: Mapping[str, Any], key: str) -> list[float] | None:
-    """Ratio of the pooled inheritance rates, [ratio, low, high] as of disjoint sets; None where neither inherits."""
-    hard, soft = (found[name][key]["pooled"] for name in ("hard_student", "student"))
-    if not (hard["of"] and soft["of"] and hard["count"] + soft["count"]):
-        return None
-    return list(rate_ratio(hard["count"], hard["of"], soft["count"], soft["of"]))
-
-
-def _bootstrap(own: Sequence[Mapping[str, Any]], teachers: Teachers) -> dict[str, list[float] | None]:
-    """95 % cluster bootstrap over the passages of these very teachers: [low, high] of the r50 ratio and the greedy ratio."""
-    order = list(dict.fromkeys(p["teacher"] for p in own))
-    sizes = [len(teachers[t][0]["copies"]) for t in order]
-    start = dict(zip(order, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
-    labels = np.concatenate([teachers[t][0]["cluster"] + start[t] for t in order])
-
-    def parts(index: Any) -> list[tuple[Mapping[str, Any], Any]]:
-        return [(p, index[(index >= start[p["teacher"]]) & (index < start[p["teacher"]] + n)] - start[p["teacher"]])
-                for p in own for n in [sizes[order.index(p["teacher"])]]]  # fmt: skip
-
-    def r50(index: Any) -> float:
-        logs = []
-        for p, rows in parts(index):
-            copies = teachers[p["teacher"]][0]["copies"][rows]
-            one, other = (m.dose_response(copies, p[k][rows]).r50 for k in ("_hits", "_baseline"))
-            logs.append(math.log(one / other) if 0 < one < math.inf and 0 < other < math.inf else math.nan)
-        return math.exp(float(np.mean(logs)))
-
-    def greedy(index: Any) -> float:
-        counts = [(float(p["_baseline"][rows].sum()), float(p["_hits"][rows].sum())) for p, rows in parts(index)]
-        b, s = (sum(c[i] for c in counts) for i in (0, 1))
-        return b / s if s else math.nan
-
-    found: dict[str, list[float] | None] = {}
-    for name, statistic in (("r50_ratio", r50), ("greedy_ratio", greedy)):
-        try:
-            drawn = paired_bootstrap(statistic, len(labels), rng.experiment(0, f"memorization {name}"), labels, resamples=RESAMPLES)
-            found[name] = [drawn.low, drawn.high]
-        except ValueError:  # a resample in which a model memorizes nothing
-            found[name] = None
-    return found
+    return {
+        name: asdict(m.share(int(hits[part].sum()), int(part.sum())))
+        for name, part in (("inside", inside), ("outside", ~inside))
+    }
 
 
 # ----- the rest ------------------------------------------------------------------------------------------------------------

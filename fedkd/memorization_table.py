@@ -11,7 +11,7 @@ PUBLISHED = (
     ("T memorizes, %", "0.33"), ("B memorizes, %", "0.17"), ("S memorizes, %", "0.07"), ("B / S", "2.4"),
     ("easy share of S, %", "95.7"), ("inherited, soft, %", "0.9"), ("inherited, hard, %", "2.6"), ("hard over soft", "2.8"),
 )  # fmt: skip
-"""The paper's main run (Pythia 12B -> 1.4B on a million FineWeb examples), at second hand: printed beside ours, never tested for."""
+"""The paper's main run (Pythia 12B -> 1.4B, a million FineWeb examples), at second hand: printed beside ours, no target."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def rates(s: Mapping[str, Any]) -> Grid:
             "r50, copies", "held-out loss", "prose perplexity", "steps"]  # fmt: skip
     rows = [
         [r["label"], _share(r["train"]), _share(r["held_out"]), span(r["difference"], 100, 1), span(r["approximate"], 100, 1),
-         span(r["r50"]), span(r["held_out_loss"], 1, 3), span(r["prose_perplexity"], 1, 0), f"{r['steps']:,}" if r["steps"] else "–"]
+         span(r["r50"]), span(r["held_out_loss"], 1, 3), span(r["prose_perplexity"], 1, 0),
+         f"{r['steps']:,}" if r["steps"] else "–"]
         for r in s["models"]
     ]  # fmt: skip
     return Grid(f"Exact extraction, {s['sizes']['passages']} passages a teacher ({count_of(s)})", head, rows)
@@ -125,7 +126,9 @@ def regions(s: Mapping[str, Any]) -> Grid:
     for p in own:
         b, one, chance = p["discordant"]
         name = "S" if p["student"] == "student" else "S_hard"
-        rows.append([f"{p['teacher']}, {p['seed']}, {name}", *(str(n) for n in p["regions"].values()), f"{b} / {one} ({chance:.1g})"])
+        rows.append(
+            [f"{p['teacher']}, {p['seed']}, {name}", *(str(n) for n in p["regions"].values()), f"{b} / {one} ({chance:.1g})"]
+        )
     return Grid("The eight regions over (T, B, S): counts at equal steps", head, rows)
 
 
@@ -141,10 +144,12 @@ def predictor(s: Mapping[str, Any]) -> Grid:
     """Both modes beside the trivial predictors."""
     modes = list(s["predictor"])
     lines = (
-        ("ROC-AUC, four features", "auc"), ("AUC, number of copies alone", "auc_copies"), ("AUC, perplexity of B alone", "auc_baseline_ppl"),
-        ("AUC, zlib alone", "auc_zlib_entropy"), ("AUC gained over copies alone", "gain_copies"),
+        ("ROC-AUC, four features", "auc"), ("AUC, number of copies alone", "auc_copies"),
+        ("AUC, perplexity of B alone", "auc_baseline_ppl"), ("AUC, zlib alone", "auc_zlib_entropy"),
+        ("AUC gained over copies alone", "gain_copies"),
         ("AUC gained over perplexity of B alone", "gain_baseline_ppl"), ("AUC within copies", "within_copies"),
-        ("the same, perplexity of B alone", "within_copies_baseline_ppl"), ("AUC within strata", "within_stratum"), ("recall", "recall"),
+        ("the same, perplexity of B alone", "within_copies_baseline_ppl"), ("AUC within strata", "within_stratum"),
+        ("recall", "recall"),
         ("precision at 1:3", "precision_1_3"), ("precision at the true base rate", "precision"), ("base rate", "base_rate"),
     )  # fmt: skip
     rows = [[label, *(_triple(s["predictor"][mode][key]) for mode in modes)] for label, key in lines]
@@ -153,7 +158,16 @@ def predictor(s: Mapping[str, Any]) -> Grid:
 
 def prefilter(s: Mapping[str, Any]) -> Grid:
     """Before and after, counted on all passages of the teacher, removed ones included."""
-    head = ["teacher", "B before", "S before", "S after", "of the removed", "removed", "S after random removal", "rows an epoch: filtered / random"]
+    head = [
+        "teacher",
+        "B before",
+        "S before",
+        "S after",
+        "of the removed",
+        "removed",
+        "S after random removal",
+        "rows an epoch: filtered / random",
+    ]
     rows = []
     for r in s["filter"]:
         after, other = r["after"], r.get("random")
@@ -165,11 +179,11 @@ def prefilter(s: Mapping[str, Any]) -> Grid:
 
 
 # ----- cells -----------------------------------------------------------------------------------------------------------------
-def number(value: float | None, digits: int = 2) -> str:
-    """A number, "n/a" where there is none, the infinity sign where it is infinite."""
-    if value is None or math.isnan(value):
+def number(value: float | str | None, digits: int = 2, scale: float = 1.0) -> str:
+    """A number, "n/a" where there is none, the infinity sign where it is infinite ("inf" in JSON)."""
+    if value is None or value != value:
         return "n/a"
-    return "∞" if math.isinf(value) else f"{value:.{digits}f}"
+    return "∞" if math.isinf(float(value)) else f"{float(value) * scale:.{digits}f}"
 
 
 def span(found: Mapping[str, Any] | None, scale: float = 1.0, digits: int = 2) -> str:
@@ -177,12 +191,12 @@ def span(found: Mapping[str, Any] | None, scale: float = 1.0, digits: int = 2) -
     if not found:
         return "–"
     if found["value"] is None:
-        each = [None if v is None else v * scale for v in found["by_teacher"]]
-        return f"n/a ({', '.join(number(v, digits) for v in each)})" if each else "n/a"
-    text = number(found["value"] * scale, digits)
+        each = [number(v, digits, scale) for v in found["by_teacher"]]
+        return f"n/a ({', '.join(each)})" if each else "n/a"
+    text = number(found["value"], digits, scale)
     if found["low"] is None:
         return text
-    return f"{text} [{number(found['low'] * scale, digits)}, {number(found['high'] * scale, digits)}]"
+    return f"{text} [{number(found['low'], digits, scale)}, {number(found['high'], digits, scale)}]"
 
 
 def ends(pair: Sequence[float] | None) -> str:

@@ -79,10 +79,12 @@ class Material:
         self.tokens = tokens.bpe([*_beginnings(prose[:third], BPE_TEXT), *others], t.bpe_size)
         seen: set[bytes] = set()
         draws = {s: self._rows(lines[s], seen) for s in t.strata}
-        self.pool = _joined([
-            self._cut(prose[third : 2 * third], t.pool, seen, "the pool"),
-            *(_take(draws[s], t.extra, f"{s} rows of the pool") for s in t.strata),
-        ])
+        self.pool = _joined(
+            [
+                self._cut(prose[third : 2 * third], t.pool, seen, "the pool"),
+                *(_take(draws[s], t.extra, f"{s} rows of the pool") for s in t.strata),
+            ]
+        )
         self.held_out = _joined([_take(draws[s], t.held_out, f"held-out {s} rows") for s in t.strata])
         self.held_out_stratum = tuple(s for s in t.strata for _ in range(t.held_out))
         self.held_out_prose = _joined([self._cut(prose[2 * third :], t.held_out_prose, seen, "the held-out prose")])

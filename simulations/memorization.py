@@ -29,7 +29,7 @@ from fedkd.store import write_atomic
 from fedkd.swing_plan import Net
 from server.run_folder import write_json
 from simulations.run import provenance
-from simulations.swing import all_of, strict
+from simulations.swing import all_of
 
 Said = Callable[[str], None]
 
@@ -39,7 +39,9 @@ def folder_of(plan: Plan, root: Path) -> Path:
     return root / plan.name / plan.hash
 
 
-def run(path: Path, root: Path, workers: int = 2, said: Said = lambda line: None, teachers: Iterable[int] | None = None) -> Path:
+def run(
+    path: Path, root: Path, workers: int = 2, said: Said = lambda line: None, teachers: Iterable[int] | None = None
+) -> Path:
     """Train what is missing of a study, then write ``memorization.json``, ``examples.csv``, ``results.md`` and the page.
 
     Raises: ConfigError for a wrong plan or text; RunError where a worker failed.
@@ -79,7 +81,7 @@ def write_results(plan: Plan, path: Path, folder: Path) -> dict[str, Any]:
         raise RunError(f"{folder} has no teacher with a baseline and a student yet")
     commits = {str(f.facts.get("provenance", "")) for _, models in ready.values() for f in models.values()}
     done = sum((folder / f"{t.stem}.json").exists() for t in plan.tasks())
-    summary = strict({
+    summary = plain({
         **summarise(plan, ready),
         "name": plan.name, "hash": plan.hash, "command": f"python -m simulations run configs/{path.name}",
         "provenance": sorted(commits), "finished": [done, len(plan.tasks())],
@@ -93,11 +95,24 @@ def write_results(plan: Plan, path: Path, folder: Path) -> dict[str, Any]:
 
 def load_teacher(plan: Plan, folder: Path, teacher: int) -> tuple[Arrays, dict[tuple[str, int], Found]]:
     """What is known of a teacher's passages, and the finished models: (model, seed) -> file."""
-    models = {(name, 0): read(folder, f"t{teacher}-{name}") for name in _BESIDE if (folder / f"t{teacher}-{name}.json").exists()}
+    models = {
+        (name, 0): read(folder, f"t{teacher}-{name}") for name in _BESIDE if (folder / f"t{teacher}-{name}.json").exists()
+    }
     for task in plan.tasks():
         if task.teacher == teacher and (folder / f"{task.stem}.npz").exists() and (folder / f"{task.stem}.json").exists():
             models[task.arm, task.seed] = read(folder, task.stem)
     return _arrays(folder / f"t{teacher}-passages.npz"), models
+
+
+def plain(value: Any) -> Any:
+    """What strict JSON can hold: NaN as null (there is no such number), an infinite one as "inf" (no copies are enough)."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and value != value:
+        return None
+    return "inf" if value in (float("inf"), float("-inf")) else value
 
 
 _BESIDE = ("base", "base_large", "teacher", "teacher_stopped")
@@ -109,7 +124,7 @@ def read(folder: Path, stem: str) -> Found:
 
 
 def examples(plan: Plan, teachers: dict[int, tuple[Arrays, dict[tuple[str, int], Found]]]) -> str:
-    """One row per passage: hash, cluster, copies, stratum, the features, and rank and log p_z per model; no string of a text."""
+    """One row per passage: hash, cluster, copies, stratum, the features, rank and log p_z per model; no string of a text."""
     content = io.StringIO()
     writer = csv.writer(content, lineterminator="\n")
     models = sorted({key for _, own in teachers.values() for key in own})
@@ -210,7 +225,7 @@ def _keep(folder: Path, stem: str, found: Found, weights: dict[str, Tensor] | No
     if weights is not None:
         write_atomic(folder / f"{stem}.safetensors", _bytes(weights))
     _save_arrays(folder / f"{stem}.npz", found.arrays)
-    write_json(folder / f"{stem}.json", strict({**found.facts, "provenance": provenance()}))
+    write_json(folder / f"{stem}.json", plain({**found.facts, "provenance": provenance()}))
 
 
 def _bytes(weights: dict[str, Tensor]) -> bytes:

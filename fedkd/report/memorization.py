@@ -15,10 +15,10 @@ from fedkd.verdict import check_words
 
 _LIMITS = (
     "Models of under a million values, text planted in copies: directions may carry over to large models, sizes do not.",
-    "A greedy rate counts exact continuations of one prefix. p_z and (n, p) extraction beside it show what more queries find; other "
-    "attacks may find more still.",
-    "An interval over teachers rests on as many values as there are teachers; Clopper-Pearson and the cluster bootstrap hold for "
-    "these very models only. Students of one teacher differ in the order of the rows alone.",
+    "A greedy rate counts exact continuations of one prefix. p_z and (n, p) extraction beside it show what more queries find; "
+    "other attacks may find more still.",
+    "An interval over teachers rests on as many values as there are teachers; Clopper-Pearson and the cluster bootstrap hold "
+    "for these very models only. Students of one teacher differ in the order of the rows alone.",
     "At matched held-out loss the baseline is an early epoch whose learning rate had not come down yet.",
     "Figures of the paper (Borkar et al. 2026, arXiv 2601.15394) are known at second hand and from another scale: no target.",
     "The formulaic stratum holds lines of mails by real people: tables show hashed ids; strings come only on request.",
@@ -44,13 +44,13 @@ def page(summary: Mapping[str, Any]) -> str:
     sizes = summary["sizes"]
     values = {
         "title": f"What a student remembers of its teacher's data: {summary['name']}",
-        "subtitle": f"{count_of(summary)} · {sizes['passages']} passages a teacher · {sizes['held_out']} held-out rows · {done} of {of} "
-        "students trained",
+        "subtitle": f"{count_of(summary)} · {sizes['passages']} passages a teacher · {sizes['held_out']} held-out rows · "
+        f"{done} of {of} students trained",
         "verdicts": [{"text": line, "bad": bad} for line, bad in verdicts(summary)],
         "sections": [*parts[:1], *drawn[:2], *parts[1:], *drawn[2:], Part("The paper's main run", (), published(summary))],
         "command": summary["command"],
         "notes": [
-            f"One forward pass against real greedy generation: {rule['disagree']} disagreements in {rule['passages']:,} decisions, "
+            f"One forward pass against real greedy generation: {rule['disagree']} of {rule['passages']:,} decisions disagree, "
             f"{rule['unexplained']} without a near tie of the top two logits.",
             *_LIMITS,
             f"Commits: {', '.join(c[:12] + c[40:] for c in summary['provenance']) or 'unknown'}.",
@@ -94,17 +94,22 @@ def verdicts(summary: Mapping[str, Any]) -> list[tuple[str, bool]]:
             value = 100 * (row["train"]["value"] - row["held_out"]["value"])
             word = "leak shown" if low > 0 else "no leak shown"
             found.append((
-                f"{row['label']}: {word}: {number(value, 1)} points more of the planted passages than of held-out ones come out "
-                f"word for word (lower end {number(100 * low, 1)}); r50 = {span(row['r50'])} copies.",
+                f"{row['label']}: {word}: {number(value, 1)} points more of the planted passages than of held-out ones come "
+                f"out word for word (lower end {number(100 * low, 1)}); r50 = {span(row['r50'])} copies.",
                 low > 0,
             ))  # fmt: skip
     for kind, label in (("equal", "At equal steps"), ("matched", "At matched held-out loss")):
         soft = summary["headline"][kind].get("student")
         if soft:
-            ahead = [p["teacher"] for p in summary["pairs"] if p["kind"] == kind and p["student"] == "student" and p["ahead"] != "never"]
+            ahead = [
+                p["teacher"]
+                for p in summary["pairs"]
+                if p["kind"] == kind and p["student"] == "student" and p["ahead"] != "never"
+            ]
             found.append((
-                f"{label}: B memorizes {span(soft['greedy_ratio'])} times as many passages as S, and S needs {span(soft['r50_ratio'])} "
-                f"times as many copies for one half; by p_z, S is the more extractable one above {span(soft['crossing'])} copies "
+                f"{label}: B memorizes {span(soft['greedy_ratio'])} times as many passages as S, and S needs "
+                f"{span(soft['r50_ratio'])} times as many copies for one half; by p_z, S is the more extractable one above "
+                f"{span(soft['crossing'])} copies "
                 f"(in {len(ahead)} of {soft['crossing']['of']} pairs it is ahead somewhere above).",
                 bool(ahead),
             ))  # fmt: skip
@@ -112,11 +117,13 @@ def verdicts(summary: Mapping[str, Any]) -> list[tuple[str, bool]]:
 
 
 def _lines(grid: Grid, summary: Mapping[str, Any]) -> list[str]:
-    if grid.title.startswith("Predictor"):
-        gains = [(mode, p[key], rival) for mode, p in summary["predictor"].items()
-                 for key, rival in (("gain_copies", "copies alone"), ("gain_baseline_ppl", "perplexity of B alone"))]  # fmt: skip
-        return [
-            f"{mode}: {'beats' if gain[1] is not None and gain[1] > 0 else 'not shown to beat'} {rival} (AUC {number(gain[0], 4)})."
-            for mode, gain, rival in gains
-        ]
-    return []
+    """Below the predictor's table: does it beat what needs no fit, by more than the interval?"""
+    if not grid.title.startswith("Predictor"):
+        return []
+    found = []
+    for mode, values in summary["predictor"].items():
+        for key, rival in (("gain_copies", "copies alone"), ("gain_baseline_ppl", "perplexity of B alone")):
+            value, low, _ = values[key]
+            word = "beats" if low is not None and low > 0 else "not shown to beat"
+            found.append(f"{mode}: {word} {rival} (AUC {number(value, 4)} above it).")
+    return found

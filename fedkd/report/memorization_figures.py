@@ -35,12 +35,14 @@ def dose(summary: Mapping[str, Any]) -> Picture:
             cells = [row["by_copies"][str(n)] for n in summary["copies"]]
             x = [n * 1.02 ** (place - 2) for n in summary["copies"]]
             spread = [[100 * (c["value"] - c["low"]) for c in cells], [100 * (c["high"] - c["value"]) for c in cells]]
-            axes.errorbar(x, [100 * c["value"] for c in cells], spread, color=COLOURS[row["model"]], marker=MARKERS[place], markersize=4,
-                          capsize=2, linewidth=1.3, label=row["label"])  # fmt: skip
+            axes.errorbar(x, [100 * c["value"] for c in cells], spread, color=COLOURS[row["model"]], marker=MARKERS[place],
+                          markersize=4, capsize=2, linewidth=1.3, label=row["label"])  # fmt: skip
         _copies(axes, summary)
         axes.set(ylabel="memorized, %", ylim=(-3, 103))
         legend_above(figure, axes, columns=5)
-        caption = "Share of the passages whose greedy continuation is the passage itself; 95 % Clopper-Pearson intervals, pooled."
+        caption = (
+            "Share of the passages whose greedy continuation is the passage itself; 95 % Clopper-Pearson intervals, pooled."
+        )
         return finish(figure, "dose-response", "Dose and response", caption)
 
 
@@ -50,12 +52,16 @@ def p_z(summary: Mapping[str, Any]) -> Picture:
         axes: Axes = figure.subplots()
         for place, row in enumerate(_rows(summary)):
             values = [row["by_copies"][str(n)]["median_log10"] for n in summary["copies"]]
-            axes.plot(summary["copies"], values, color=COLOURS[row["model"]], marker=MARKERS[place], markersize=4, label=row["label"])
+            axes.plot(
+                summary["copies"], values, color=COLOURS[row["model"]], marker=MARKERS[place], markersize=4, label=row["label"]
+            )
         _copies(axes, summary)
         axes.set_yscale("symlog", linthresh=1)
         axes.set(ylabel="median log10 p_z")
         legend_above(figure, axes, columns=5)
-        caption = "Probability of the exact suffix given its prefix at temperature 1: higher = more extractable by who may ask often."
+        caption = (
+            "Probability of the exact suffix given its prefix at temperature 1: higher = more extractable by who may ask often."
+        )
         return finish(figure, "p-z", "Extractability by copies", caption)
 
 
@@ -87,8 +93,8 @@ def upset(summary: Mapping[str, Any]) -> Picture:
         dots.grid(visible=False)
         dots.margins(y=0.3)
         of = summary["patterns_of"]
-        caption = f"Teacher {of['teacher']}, seed {of['seed']}: passages memorized by exactly the models with a dark dot; none: " \
-                  f"{summary['patterns'].get('', 0)}."  # fmt: skip
+        who = f"Teacher {of['teacher']}, seed {of['seed']}"
+        caption = f"{who}: passages memorized by exactly the dark models; by none: {summary['patterns'].get('', 0)}."
         return finish(figure, "upset", "Memorized sets", caption)
 
 
@@ -126,7 +132,11 @@ def curve(summary: Mapping[str, Any], mode: str) -> Picture:
             axes.plot([p[0] for p in points], [p[1] for p in points], color=colours[name], label=label, linewidth=1.5)
         axes.set(xlabel="recall", ylabel="precision", ylim=(-0.03, 1.03), xlim=(-0.02, 1.02))
         legend_above(figure, axes, columns=4)
-        learned = "this very student's labels (an upper bound)" if mode == "oracle" else "a small student's labels (before the distillation)"
+        learned = (
+            "this very student's labels (an upper bound)"
+            if mode == "oracle"
+            else "a small student's labels (before the distillation)"
+        )
         caption = f"Teacher {found['teacher']}; learned from {learned}, scored on other folds, at the true base rate."
         return finish(figure, f"precision-recall-{mode}", f"Predictor, {mode}", caption)
 
