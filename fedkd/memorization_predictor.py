@@ -19,6 +19,8 @@ from fedkd.memorization_bench import Arrays, Found
 
 Models = Mapping[tuple[str, int], Found]
 TRIALS = 100
+LEAST = 10
+"""examples of each class below which no predictor is fitted"""
 CURVE = 60
 """points of a curve that a page draws"""
 RIVALS = ("copies", "baseline_ppl", "zlib_entropy")
@@ -33,7 +35,8 @@ def predictor(
         each: list[dict[str, float]] = []
         curve: dict[str, Any] | None = None
         for t, (about, models) in teachers.items():
-            if ("student", seed) not in models or (mode == "transfer" and ("scout", seed) not in models):
+            needed = ("baseline", "student", *(["scout"] if mode == "transfer" else []))
+            if any((name, seed) not in models for name in needed):
                 continue
             four, labels = features(about, models, seed), models["student", seed].arrays["hits"]
             learned = None if mode == "oracle" else models["scout", seed].arrays["hits"]
@@ -51,6 +54,9 @@ def one_teacher(
     four: Floats, labels: Any, copies: Any, learned: Any, teacher: int, strata: list[str] | None = None
 ) -> dict[str, float] | None:
     """Means and deviations over trials; None where a class is too rare to split."""
+    for classes in (labels, labels if learned is None else learned):
+        if min(int(classes.sum()), int((~classes).sum())) < LEAST:
+            return None
     stream = rng.experiment(teacher, f"memorization predictor {'oracle' if learned is None else 'transfer'}")
     trials = [r for r in (m.trial(four, labels, copies, stream, learned) for _ in range(TRIALS)) if r is not None]
     if len(trials) < TRIALS // 2:

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fedkd import memorization as m
 from fedkd import rng
@@ -58,7 +59,7 @@ def summarise(plan: Plan, teachers: Teachers) -> dict[str, Any]:
         "recurrent": _recurrent(teachers),
         "predictor": predictor(teachers, plan.seeds[0], features),
         "filter": _filter(teachers, plan.seeds[0]),
-        "entropy": _entropy(about, models, plan.seeds[0]),
+        "entropy": _entropy(about, models, plan.seeds[0]) if ("baseline", plan.seeds[0]) in models else None,
         "rule": _rule(teachers),
     }  # fmt: skip
 
@@ -87,9 +88,9 @@ def _model(teachers: Teachers, name: str) -> dict[str, Any]:
         "model": name, "label": LABELS.get(name) or ARMS[name].label, "models": len(own),
         "train": asdict(train), "held_out": asdict(control),
         "rate": _per(own, lambda a, f: float(f.arrays["hits"].mean())),
-        "difference": _per(own, lambda a, f: float(f.arrays["hits"].mean() - f.arrays["held_hits"].mean())),
+        "difference": _per(own, lambda a, f: float(f.arrays["hits"].mean()) - _mean(f.arrays["held_hits"])),
         "approximate": _per(own, lambda a, f: float((f.arrays["distance"] <= NEAR + 1e-12).mean())),
-        "approximate_held": _per(own, lambda a, f: float((f.arrays["held_distance"] <= NEAR + 1e-12).mean())),
+        "approximate_held": _per(own, lambda a, f: _mean(f.arrays["held_distance"] <= NEAR + 1e-12)),
         "r50": _per(own, lambda a, f: m.dose_response(a["copies"], f.arrays["hits"]).r50, log=True),
         "r50_by_stratum": {s: _per(own, _r50_in(s), log=True) for s in strata},
         "held_out_loss": _per(own, lambda a, f: float(f.facts["held_out_loss"])),
@@ -97,7 +98,6 @@ def _model(teachers: Teachers, name: str) -> dict[str, Any]:
         "by_copies": {str(n): _cell(own, "copies", n) for n in np.unique(own[0][1]["copies"]).tolist()},
         "by_stratum": {s: _stratum(own, s) for s in strata},
         "np": {str(n): [_np(own, "log_pz", n), _np(own, "held_log_pz", n)] for n in QUERIES},
-        "median_log10_held": float(np.median(np.concatenate([f.arrays["held_log_pz"] for _, _, f in own]))) / math.log(10),
         "epochs": _epochs(own), "steps": own[0][2].facts.get("steps"), "rows": own[0][2].facts.get("rows"),
         "epoch": [f.facts["epoch"] for _, _, f in own if "epoch" in f.facts],
         "forced": [f.facts["forced"] for _, _, f in own if "forced" in f.facts],
@@ -106,6 +106,11 @@ def _model(teachers: Teachers, name: str) -> dict[str, Any]:
 
 
 Own = Sequence[tuple[int, Arrays, Found]]
+
+
+def _mean(values: npt.NDArray[Any]) -> float:
+    """NaN for nothing."""
+    return float(values.mean()) if values.size else math.nan
 
 
 def _per(own: Own, value: Callable[[Arrays, Found], float], log: bool = False) -> dict[str, Any]:
@@ -142,7 +147,7 @@ def _stratum(own: Own, stratum: str) -> dict[str, Any]:
 
 
 def _np(own: Own, name: str, n: int) -> float:
-    return float((chance(np.concatenate([f.arrays[name] for _, _, f in own]), n) >= 0.5).mean())
+    return _mean(chance(np.concatenate([f.arrays[name] for _, _, f in own]), n) >= 0.5)
 
 
 def _epochs(own: Own) -> dict[str, list[float]]:

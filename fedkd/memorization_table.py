@@ -34,7 +34,9 @@ def table(summary: Mapping[str, Any]) -> str:
 
 def grids(s: Mapping[str, Any]) -> list[Grid]:
     """Every table of a study, in the order of the page."""
-    found = [headline(s), rates(s), by_copies(s), strata(s), extraction(s), regions(s)]
+    found = [rates(s), by_copies(s), strata(s), extraction(s)]
+    if s["pairs"]:
+        found = [headline(s), *found, regions(s)]
     if any(r["transfer"] for r in s["models"]):
         found.append(transfer(s))
     if s["predictor"]:
@@ -45,6 +47,8 @@ def grids(s: Mapping[str, Any]) -> list[Grid]:
 def count_of(s: Mapping[str, Any]) -> str:
     """How many teachers and seeds, in words that each table carries."""
     t, k = len(s["teachers"]), len(s["seeds"])
+    if "student" in s:
+        return "one set of your models, no seeds"
     return f"{t} teachers x {k} seeds" if t > 1 else "one teacher, one seed" if k < 2 else f"one teacher, {k} seeds"
 
 

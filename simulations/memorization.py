@@ -22,6 +22,7 @@ from fedkd.errors import ConfigError, RunError
 from fedkd.language import build
 from fedkd.memorization import prefilter
 from fedkd.memorization_bench import Arrays, Bench, Found
+from fedkd.memorization_headline import Teachers
 from fedkd.memorization_plan import AFTER, ARMS, Plan, Task, read_plan
 from fedkd.memorization_results import features, summarise
 from fedkd.memorization_table import table
@@ -73,35 +74,49 @@ def write_results(plan: Plan, path: Path, folder: Path) -> dict[str, Any]:
 
     Raises: RunError where no teacher has a baseline and a student yet.
     """
-    from fedkd.report.memorization import page
-
     loaded = {t: load_teacher(plan, folder, t) for t in plan.teachers if (folder / f"t{t}-teacher.json").exists()}
     ready = {t: own for t, own in loaded.items() if {("baseline", plan.seeds[0]), ("student", plan.seeds[0])} <= set(own[1])}
     if not ready:
         raise RunError(f"{folder} has no teacher with a baseline and a student yet")
-    commits = {str(f.facts.get("provenance", "")) for _, models in ready.values() for f in models.values()}
     done = sum((folder / f"{t.stem}.json").exists() for t in plan.tasks())
-    summary = plain({
-        **summarise(plan, ready),
-        "name": plan.name, "hash": plan.hash, "command": f"python -m simulations run configs/{path.name}",
-        "provenance": sorted(commits), "finished": [done, len(plan.tasks())],
-    })  # fmt: skip
+    return publish(plan, path, folder, ready, {"finished": [done, len(plan.tasks())]})
+
+
+def publish(plan: Plan, path: Path, folder: Path, teachers: Teachers, more: dict[str, Any]) -> dict[str, Any]:
+    """Write ``memorization.json``, ``results.md``, ``examples.csv`` and ``report.html``; returns the summary."""
+    from fedkd.report.memorization import page
+
+    commits = {str(f.facts.get("provenance", "")) for _, models in teachers.values() for f in models.values()}
+    summary: dict[str, Any] = plain(
+        {
+            **summarise(plan, teachers),
+            "name": plan.name,
+            "hash": plan.hash,
+            "command": f"python -m simulations run configs/{path.name}",
+            "provenance": sorted(commits - {""}),
+            **more,
+        }
+    )
     write_json(folder / "memorization.json", summary)
     write_atomic(folder / "results.md", table(summary).encode())
-    write_atomic(folder / "examples.csv", examples(plan, ready).encode())
+    write_atomic(folder / "examples.csv", examples(plan, teachers).encode())
     write_atomic(folder / "report.html", page(summary).encode())
-    return dict(summary)
+    return summary
 
 
 def load_teacher(plan: Plan, folder: Path, teacher: int) -> tuple[Arrays, dict[tuple[str, int], Found]]:
     """What is known of a teacher's passages, and the finished models: (model, seed) -> file."""
-    models = {
-        (name, 0): read(folder, f"t{teacher}-{name}") for name in _BESIDE if (folder / f"t{teacher}-{name}.json").exists()
-    }
+    beside = [name for name in ("base", "base_large", "teacher", "teacher_stopped") if _done(folder, f"t{teacher}-{name}")]
+    models = {(name, 0): read(folder, f"t{teacher}-{name}") for name in beside}
     for task in plan.tasks():
-        if task.teacher == teacher and (folder / f"{task.stem}.npz").exists() and (folder / f"{task.stem}.json").exists():
+        if task.teacher == teacher and _done(folder, task.stem):
             models[task.arm, task.seed] = read(folder, task.stem)
     return _arrays(folder / f"t{teacher}-passages.npz"), models
+
+
+def _done(folder: Path, stem: str) -> bool:
+    """Trained to the end (a student that cannot be has no arrays)."""
+    return (folder / f"{stem}.npz").exists() and (folder / f"{stem}.json").exists()
 
 
 def plain(value: Any) -> Any:
@@ -115,15 +130,12 @@ def plain(value: Any) -> Any:
     return "inf" if value in (float("inf"), float("-inf")) else value
 
 
-_BESIDE = ("base", "base_large", "teacher", "teacher_stopped")
-
-
 def read(folder: Path, stem: str) -> Found:
     """One model's file. Raises: OSError."""
     return Found(json.loads((folder / f"{stem}.json").read_text(encoding="utf-8")), _arrays(folder / f"{stem}.npz"))
 
 
-def examples(plan: Plan, teachers: dict[int, tuple[Arrays, dict[tuple[str, int], Found]]]) -> str:
+def examples(plan: Plan, teachers: Teachers) -> str:
     """One row per passage: hash, cluster, copies, stratum, the features, rank and log p_z per model; no string of a text."""
     content = io.StringIO()
     writer = csv.writer(content, lineterminator="\n")
@@ -132,10 +144,10 @@ def examples(plan: Plan, teachers: dict[int, tuple[Arrays, dict[tuple[str, int],
     writer.writerow(["teacher", "id", "cluster", "copies", "stratum", "teacher_ppl", "baseline_ppl", "kld", "zlib_entropy",
                      *(f"{n}:{w}" for n in names for w in ("memorized", "rank", "log_pz"))])  # fmt: skip
     for teacher, (about, own) in teachers.items():
-        four = features(about, own, plan.seeds[0])
+        four = features(about, own, plan.seeds[0]) if ("baseline", plan.seeds[0]) in own else None
         for i in range(len(about["copies"])):
             row: list[Any] = [teacher, about["id"][i], about["cluster"][i], about["copies"][i], about["stratum"][i]]
-            row += [f"{v:.5g}" for v in four[i]]
+            row += ["", "", "", about["zlib_entropy"][i]] if four is None else [f"{v:.5g}" for v in four[i]]
             for key in models:
                 found = own.get(key)
                 row += ["", "", ""] if found is None else _cells(found.arrays, i)

@@ -18,7 +18,8 @@ PATTERNS = 12
 
 def pictures(summary: Mapping[str, Any]) -> list[Picture]:
     """Every figure of the page, to be saved as files as well."""
-    found = [dose(summary), p_z(summary), upset(summary), entropy(summary)]
+    found = [dose(summary), p_z(summary), upset(summary)]
+    found += [entropy(summary)] if summary["entropy"] else []
     found += [curve(summary, mode) for mode in summary["predictor"] if summary["predictor"][mode]["curve"]]
     return [*found, filtered(summary)] if summary["filter"] else found
 
