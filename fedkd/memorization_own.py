@@ -1,7 +1,8 @@
 """The user's own finished models and text, read like the models of a study: what do the students remember? Nothing is trained.
 
-Models are folders of Hugging Face files (or hub ids); text is a folder of ``.txt`` files. An example is the first prefix and
-suffix tokens of a record; records that repeat exactly are one example with that many copies (specs: memorization, sections 2 and 9).
+Models are folders of Hugging Face files (or hub ids); text is a folder of ``.txt`` files. An example is the first tokens of a
+record, as many as prefix and suffix have; records that repeat exactly are one example with that many copies (specs:
+memorization, sections 2 and 9).
 """
 
 from __future__ import annotations
