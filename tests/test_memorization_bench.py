@@ -107,7 +107,7 @@ def test_p_z_is_the_product_of_the_steps_and_generation_follows_the_likeliest() 
 
 
 def test_a_model_that_memorizes_everything_and_an_untouched_one_are_the_extremes() -> None:
-    """Twenty sequences learned by heart are all extracted, by the rule and by real generation; the untouched base gives none."""
+    """Twenty sequences learned by heart all come out, by the rule and by real generation; the untouched base gives none."""
     tokens = torch.randint(0, 30, (20, 11), generator=torch.Generator().manual_seed(2))
     rows = Rows(tokens, torch.full((20,), 11))
     base = build(Size(vocabulary=30, width=48, layers=1, heads=2, context=12), 0)

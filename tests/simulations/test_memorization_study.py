@@ -87,7 +87,29 @@ def test_wrong_calls_are_refused_with_one_line(tmp_path: Path) -> None:
         assert said in found.output
 
 
-WORDS = "the old red boat sails past a small green island while seven grey birds follow its long white wake home again".split()
+WORDS = [
+    "the",
+    "old",
+    "red",
+    "boat",
+    "sails",
+    "past",
+    "a",
+    "small",
+    "green",
+    "island",
+    "while",
+    "seven",
+    "grey",
+    "birds",
+    "follow",
+    "its",
+    "long",
+    "white",
+    "wake",
+    "home",
+    "again",
+]
 
 
 def sentences() -> list[str]:
@@ -96,7 +118,7 @@ def sentences() -> list[str]:
 
 
 def folders(tmp_path: Path) -> dict[str, str]:
-    """A tokenizer, an untouched model and one that learned the lines by heart, in Hugging Face's format; and two text folders."""
+    """A tokenizer, an untouched model and two that learned the lines by heart, as Hugging Face folders; and two text folders."""
     lines = sentences()
     trained = tokens.bpe([" ".join(WORDS)] * 5, 330)
     backend = json.dumps(trained.to_json()["tokenizer"])
