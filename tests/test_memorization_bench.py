@@ -198,7 +198,7 @@ def test_what_changes_a_number_changes_the_hash() -> None:
 
 @pytest.mark.slow
 def test_s_the_smoke_set_up_of_the_specification() -> None:
-    """Twenty-five passages of 32 copies beside singletons: the teacher knows most of the first, none of the others (section 12)."""
+    """Twenty-five passages of 32 copies beside singletons: the teacher knows most of the first, none of the others."""
     net = Net(width=64, layers=2, epochs=8, batch_size=16)
     text = Text(
         "template", ("high_entropy",), "", 400, 8, 8, (1, 32), (100, 25), pool=120, extra=60, held_out=60, held_out_prose=40

@@ -118,7 +118,7 @@ def sentences() -> list[str]:
 
 
 def folders(tmp_path: Path) -> dict[str, str]:
-    """A tokenizer, an untouched model and two that learned the lines by heart, as Hugging Face folders; and two text folders."""
+    """A tokenizer, an untouched model and two that learned the lines by heart, as Hugging Face folders; two text folders."""
     lines = sentences()
     trained = tokens.bpe([" ".join(WORDS)] * 5, 330)
     backend = json.dumps(trained.to_json()["tokenizer"])
