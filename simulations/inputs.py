@@ -7,7 +7,7 @@ for one table would mix two studies; another version of a library is told, since
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 from fedkd.dataset import file_sha256
 from fedkd.errors import ConfigError
 from fedkd.language import folder_of
-from fedkd.swing_plan import Plan
 from server.run_folder import write_json
 
 FILE = "inputs.json"
@@ -24,9 +23,11 @@ READ = frozenset({".json", ".safetensors", ".bin", ".model", ".txt"})
 """Suffixes of what is read of a model's folder."""
 
 
-def inputs_of(plan: Plan, texts_sha256: str) -> dict[str, Any]:
-    """The content of ``inputs.json``. Raises: ConfigError for a model folder that cannot be had."""
-    nets = {"teacher": plan.teacher.folder, "student": plan.student.folder}
+def inputs_of(nets: Mapping[str, str], texts_sha256: str) -> dict[str, Any]:
+    """The content of ``inputs.json``; ``nets``: model -> its folder or hub id, empty where it starts untrained.
+
+    Raises: ConfigError for a model folder that cannot be had.
+    """
     hashes: dict[str, dict[str, str]] = {}
     for name in {n for n in nets.values() if n}:
         place = folder_of(name)

@@ -15,6 +15,7 @@ from safetensors.torch import load as load_weights
 from safetensors.torch import save as save_weights
 from transformers import PreTrainedModel
 
+from clients.cohort import one_thread
 from fedkd.errors import ConfigError, RunError
 from fedkd.store import write_atomic
 from fedkd.swing import Bench
@@ -46,16 +47,16 @@ def run(path: Path, root: Path, workers: int = 2, said: Said = lambda line: None
     if unknown:
         raise ConfigError(f"{path.name} has no seed {unknown[0]}; its seeds: {', '.join(map(str, plan.seeds))}")
     read = [Bench(plan, seed).texts_sha256 for seed in chosen]  # what is wrong with them is said before anything is written
-    bind(folder, inputs_of(plan, read[0]), said)
+    bind(folder, inputs_of({"teacher": plan.teacher.folder, "student": plan.student.folder}, read[0]), said)
     tasks = [t for t in plan.tasks() if t.seed in chosen]
     students = [t for t in tasks if not (folder / f"{t.stem}.json").exists()]
     teachers = sorted({(t.seed, kind) for t in students for kind in needed(t)})
     missing = [(s, k) for s, k in teachers if not (folder / f"s{s}-{k}.safetensors").exists()]
     said(f"{len(missing)} teachers and {len(students)} students to train, {workers} processes")
-    _all(_teacher, [(str(path), str(folder), s, k) for s, k in missing], workers, said)
+    all_of(_teacher, [(str(path), str(folder), s, k) for s, k in missing], workers, said)
     for line in _flat_enough(plan, folder):
         said(line)
-    _all(_student, [(str(path), str(folder), t) for t in students], workers, said)
+    all_of(_student, [(str(path), str(folder), t) for t in students], workers, said)
     results = [json.loads((folder / f"{t.stem}.json").read_text(encoding="utf-8")) for t in tasks]
     write_results(plan, path, folder, results)
     return folder
@@ -106,22 +107,31 @@ def write_results(plan: Plan, path: Path, folder: Path, results: list[dict[str, 
         "teachers": teachers,
         "token_map": next((r["token_map"] for r in results if r.get("token_map")), []),
     }
-    write_json(folder / "summary.json", _strict(summary))
+    write_json(folder / "summary.json", strict(summary))
     write_atomic(folder / "results.md", table(summary).encode())
     write_atomic(folder / "report.html", page(plan, summary).encode())
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
     """NaN (an interval of one seed) as null."""
     if isinstance(value, dict):
-        return {k: _strict(v) for k, v in value.items()}
+        return {k: strict(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(v) for v in value]
+        return [strict(v) for v in value]
     return None if isinstance(value, float) and value != value else value
 
 
-def _all(function: Callable[..., str], jobs: list[Any], workers: int, said: Said) -> None:
+def all_of(function: Callable[..., str], jobs: list[Any], workers: int, said: Said) -> None:
+    """Run jobs in that many processes of one thread, in this one where one is enough. Raises: RunError where one failed."""
     if not jobs:
+        return
+    if workers == 1:
+        one_thread()
+        for done, job in enumerate(jobs, 1):
+            try:
+                said(f"{done} of {len(jobs)}: {function(*job)}")
+            except Exception as error:
+                raise _failed(error) from error
         return
     with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn"), initializer=worker) as pool:
         waiting = [pool.submit(function, *job) for job in jobs]
@@ -131,8 +141,12 @@ def _all(function: Callable[..., str], jobs: list[Any], workers: int, said: Said
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             if isinstance(error, Exception):
-                raise RunError(f"{type(error).__name__}: {error}; the same command goes on with what is missing") from error
+                raise _failed(error) from error
             raise
+
+
+def _failed(error: Exception) -> RunError:
+    return RunError(f"{type(error).__name__}: {error}; the same command goes on with what is missing")
 
 
 @cache
@@ -168,7 +182,7 @@ def _student(path: str, folder: str, task: Task) -> str:
     bench = _bench(path, folder, task.seed)
     with torch.random.fork_rng():
         result = bench.student(task, lambda kind: _loaded(path, folder, task.seed, kind))
-    write_json(Path(folder) / f"{task.stem}.json", _strict({**result, "provenance": provenance()}))
+    write_json(Path(folder) / f"{task.stem}.json", strict({**result, "provenance": provenance()}))
     planted = [c["bits"] for c in result["canaries"] if c["copies"] > 0]
     mean = sum(planted) / max(1, len(planted))
     return f"{task.stem}: {mean:.2f} bits, perplexity {result['perplexity']:.2f}"

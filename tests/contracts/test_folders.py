@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from fedkd import plugins
+from fedkd import memorization_plan, plugins, swing_plan
 from fedkd.config import experiment_from, read_config
-from fedkd.swing_plan import read_plan
 from server.server_app import check_before_start
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = sorted((ROOT / "configs").glob("*.toml"))
-STUDIES = [p for p in EVERY if tomllib.loads(p.read_text()).get("kind") == "swing"]
+PLANS = {"swing": swing_plan.read_plan, "memorization": memorization_plan.read_plan}
+STUDIES = {p: str(kind) for p in EVERY if (kind := tomllib.loads(p.read_text()).get("kind"))}
 CONFIGS = [p for p in EVERY if p not in STUDIES]
 KEYS = {"methods": "method.name", "models": "model.name", "losses": "loss.name", "data": "data.name",
         "executors": "executor.name", "mechanisms": "mechanism.name"}  # fmt: skip
@@ -55,7 +55,7 @@ def test_every_configuration_builds_a_setting(path: Path) -> None:
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
 def test_every_study_is_a_valid_plan(path: Path) -> None:
-    plan = read_plan(path)
+    plan = PLANS[STUDIES[path]](path)
     assert plan.name == path.stem
     assert plan.tasks()
 

@@ -43,6 +43,10 @@ epochs = 1
 """
 
 
+def nets(plan: Plan) -> dict[str, str]:
+    return {"teacher": plan.teacher.folder, "student": plan.student.folder}
+
+
 def write(root: Path) -> None:
     root.mkdir(exist_ok=True)
     for file in range(6):
@@ -84,25 +88,25 @@ def test_another_file_of_a_model_is_named(tmp_path: Path) -> None:
     (own / "README.md").write_text("not read")
     plan = Plan("x", teacher=Net(folder=str(own)), student=Net(folder=str(own)))
     said: list[str] = []
-    bind(tmp_path / "study", inputs_of(plan, "a"), said.append)
+    bind(tmp_path / "study", inputs_of(nets(plan), "a"), said.append)
     (own / "README.md").write_text("changed")
-    bind(tmp_path / "study", inputs_of(plan, "a"), said.append)
+    bind(tmp_path / "study", inputs_of(nets(plan), "a"), said.append)
     (own / "model.safetensors").write_bytes(b"2")
     with pytest.raises(ConfigError, match=r"began with: student\.folder \(model\.safetensors\), teacher\.folder"):
-        bind(tmp_path / "study", inputs_of(plan, "a"), said.append)
+        bind(tmp_path / "study", inputs_of(nets(plan), "a"), said.append)
     with pytest.raises(ConfigError, match=r"student\.folder \(config\.json\)"):
-        bind(tmp_path / "study", inputs_of(replace(plan, student=Net(), teacher=Net()), "a"), said.append)
+        bind(tmp_path / "study", inputs_of(nets(replace(plan, student=Net(), teacher=Net())), "a"), said.append)
     assert said == []
 
 
 def test_an_older_study_is_told_and_a_damaged_record_refused(tmp_path: Path) -> None:
     (tmp_path / "s0-private.safetensors").write_bytes(b"")
     said: list[str] = []
-    bind(tmp_path, inputs_of(Plan("x"), "a"), said.append)
+    bind(tmp_path, inputs_of(nets(Plan("x")), "a"), said.append)
     assert "begun before inputs were recorded" in said[0]
     (tmp_path / FILE).write_text("{")
     with pytest.raises(ConfigError, match="is damaged; remove"):
-        bind(tmp_path, inputs_of(Plan("x"), "a"), said.append)
+        bind(tmp_path, inputs_of(nets(Plan("x")), "a"), said.append)
 
 
 def test_the_hash_of_texts_sees_words_borders_and_groups() -> None:
