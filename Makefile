@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo data images test test-all lint check-determinism check-resume study lira fine-tune plays model swing-demo swing-study swing-federated swing-federated-text swing-common memorization-data memorization-demo memorization-study clean
+.PHONY: demo data images test test-all lint check-determinism check-resume study lira fine-tune plays model swing-demo swing-study swing-federated swing-federated-text swing-common memorization-data memorization-demo memorization-study memorization-federated clean
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -84,6 +84,9 @@ memorization-demo: memorization-data   ## what a student remembers of its teache
 
 memorization-study: memorization-data  ## the tables of docs/memorization.md: 3 teachers x 3 seeds (hours of one core; goes on where it was)
 	$(BIN)/python -m benchmarks.memorization
+
+memorization-federated: plays  ## docs/results/federated_memorization.md: passages of six roles that exchange logits (minutes)
+	$(BIN)/python -m benchmarks.federated_memorization
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

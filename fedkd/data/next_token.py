@@ -4,7 +4,8 @@ Source: decided here; texts come from a file of ``fedkd/texts`` (Shakespeare's r
 that a language model runs through the same app as an image model. A client is a natural client of the text set and holds whole
 records: a tenth of them are its test rows, for a split by rows would cut records. Each client plants canaries of its own in its
 training rows (Carlini et al., 2019, arXiv 1802.08232). The rows marked as public hold each canary's sentence with *fresh*
-random secrets (regime R2 of specs: swing, section 5), then other groups' text.
+random secrets (regime R2 of specs: swing, section 5), then other groups' text. Passages are stretches of a client's later
+records, each a record of its own that stands in the training rows as often as its stratum says (specs: memorization, 12).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -51,13 +52,39 @@ class Config:
     """canaries of each client and stratum; 0 = no canary"""
     fresh_copies: int = 3
     """public copies of each canary's sentence, each with a secret of its own; 0 = no sentence of a canary is public"""
+    passages: int = 0
+    """passages of each client and number of copies, cut from its records after those that it holds; 0 = none"""
+    copies: tuple[int, ...] = (0, 1, 2, 3, 4, 6, 8, 12)
+    """how often a passage stands in its client's training rows; 0 = never, the control"""
+    passage_characters: int = 48
+    """characters of a passage; its first ``window`` are the prefix, so more than those"""
+    public_passages: Literal["none", "half"] = "none"
+    """half: every second passage of a stratum stands in the public rows as well, once"""
     seed: int = 0
-    """seed of the draw of clients, canaries and rows"""
+    """seed of the draw of clients, canaries, passages and rows"""
 
     def __post_init__(self) -> None:
         for name, low in (("window", 1), ("clients", 1), ("characters", 1), ("public_characters", 0), ("fresh_copies", 0)):
             if getattr(self, name) < low:
                 raise ConfigError(f"data.args: {name} = {getattr(self, name)}; it must be at least {low}")
+        if self.passages < 0 or (self.passages and self.passage_characters <= self.window):
+            raise ConfigError(f"data.args: passages = {self.passages} of {self.passage_characters} characters; at least 0, of "
+                              f"more than window = {self.window}")  # fmt: skip
+        if not self.copies or min(self.copies) < 0 or len(set(self.copies)) < len(self.copies):
+            raise ConfigError(f"data.args: copies = {list(self.copies)}; valid: different numbers of at least 0")
+
+
+class Passage(NamedTuple):
+    """A stretch of a client's own text that was planted."""
+
+    client: int
+    """who holds it"""
+    copies: int
+    """in that client's training rows"""
+    text: str
+    """its characters"""
+    public: bool
+    """True where the public rows hold it as well"""
 
 
 def spec(config: Config) -> Spec:
@@ -94,7 +121,7 @@ def load(config: Config, root: str) -> Table:
     Raises: ConfigError for too little text or a canary name that occurs in it; DataError for missing files.
     """
     module, planted = plugins.find("texts", config.text), canaries(config)
-    own, public = _texts(config, module.load(_text_config(config, module), root))
+    own, public, stretches = _texts(config, module.load(_text_config(config, module), root))
     whole = "\x00".join([*(text for texts in own for text in texts), *public])
     taken = next((c.name for c in planted if c.name in whole), None)
     if taken is not None:
@@ -106,12 +133,20 @@ def load(config: Config, root: str) -> Table:
         for place, text in enumerate(texts):
             made.append((*rows(config, [text]), client, TEST if place in test else TRAIN))
         copies = [c.text + "\n" for c in planted if c.group == str(client) for _ in range(c.repetitions)]
+        copies += [p.text for p in stretches if p.client == client for _ in range(p.copies)]
         made.append((*rows(config, copies), client, TRAIN))
-    made.append((*rows(config, [*_fresh(config, planted), *public]), 0, PUBLIC))
+    shared = [p.text for p in stretches if p.public]
+    made.append((*rows(config, [*_fresh(config, planted), *shared, *public]), 0, PUBLIC))
     sizes = [len(y) for _, y, _, _ in made]
     column = [np.repeat([m[i] for m in made], sizes) for i in (2, 3)]
     x, y = (np.concatenate([m[i] for m in made]) for i in (0, 1))
     return Table(x, y, column[0].astype(np.int32), column[1].astype(np.int8))
+
+
+def passages(config: Config, root: str) -> tuple[Passage, ...]:
+    """Every client's passages. Raises: as :func:`load`."""
+    module = plugins.find("texts", config.text)
+    return _texts(config, module.load(_text_config(config, module), root))[2]
 
 
 def rows(config: Config, texts: Iterable[str]) -> tuple[Array, Array]:  # [n, window] float32 token ids, [n] int32
@@ -132,15 +167,17 @@ def _text_config(config: Config, module: ModuleType) -> Any:
     return parse_args(config.text_args, module.Config, "text_args")
 
 
-def _texts(config: Config, corpus: Corpus) -> tuple[list[list[str]], list[str]]:
-    """(records of each client, public records): natural clients with enough text, and groups of none of them."""
+def _texts(config: Config, corpus: Corpus) -> tuple[list[list[str]], list[str], tuple[Passage, ...]]:
+    """(records of each client, public records, passages): natural clients with enough text, and groups of none of them."""
     by_client: dict[str, list[int]] = {}
     for record, name in enumerate(corpus.clients):
         by_client.setdefault(name, []).append(record)
     lengths = {name: sum(len(corpus.texts[r]) for r in own) for name, own in by_client.items()}
-    fit = sorted(name for name, own in by_client.items() if lengths[name] >= config.characters and len(own) > 1)
+    spare = 2 * config.passages * len(config.copies) * config.passage_characters  # half of it may not be usable
+    wanted = config.characters + spare
+    fit = sorted(name for name, own in by_client.items() if lengths[name] >= wanted and len(own) > 1)
     if len(fit) < config.clients:
-        raise ConfigError(f"data.args: {len(fit)} clients of {config.text} have {config.characters} characters in two records; "
+        raise ConfigError(f"data.args: {len(fit)} clients of {config.text} have {wanted} characters in two records; "
                           f"clients = {config.clients} are asked for")  # fmt: skip
     stream = rng.experiment(config.seed, "text clients")
     chosen = [fit[i] for i in np.sort(stream.choice(len(fit), config.clients, replace=False))]
@@ -151,7 +188,28 @@ def _texts(config: Config, corpus: Corpus) -> tuple[list[list[str]], list[str]]:
     if sum(map(len, public)) < config.public_characters:
         raise ConfigError(f"data.args: groups of no drawn client have {sum(map(len, public))} characters; "
                           f"public_characters = {config.public_characters} are asked for")  # fmt: skip
-    return own, public
+    later = [[corpus.texts[r] for r in by_client[name][len(texts) :]] for name, texts in zip(chosen, own, strict=True)]
+    return own, public, _passages(config, later, "\x00".join([*(text for texts in own for text in texts), *public]))
+
+
+def _passages(config: Config, later: list[list[str]], elsewhere: str) -> tuple[Passage, ...]:
+    """Stretches of each client's later records, none twice and none that occurs ``elsewhere``, in random order."""
+    found: list[Passage] = []
+    taken: set[str] = set()
+    for client, texts in enumerate(later if config.passages else []):
+        size = config.passage_characters
+        cut = dict.fromkeys(text[i : i + size] for text in texts for i in range(0, len(text) - size + 1, size))
+        usable = [stretch for stretch in cut if stretch not in taken and stretch not in elsewhere]
+        order = rng.experiment(config.seed, "text passages", client=client).permutation(len(usable))
+        wanted = config.passages * len(config.copies)
+        if len(usable) < wanted:
+            raise ConfigError(f"data.args: client {client} has {len(usable)} passages of {size} characters after its records; "
+                              f"{wanted} are asked for")  # fmt: skip
+        for number, i in enumerate(order[:wanted]):
+            public = config.public_passages == "half" and number % config.passages % 2 == 1
+            found.append(Passage(client, config.copies[number // config.passages], usable[i], public))
+            taken.add(usable[i])
+    return tuple(found)
 
 
 def _enough(texts: list[str], characters: int) -> list[str]:

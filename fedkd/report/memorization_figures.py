@@ -58,6 +58,7 @@ def p_z(summary: Mapping[str, Any]) -> Picture:
             )
         _copies(axes, summary)
         axes.set_yscale("symlog", linthresh=1)
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.set(ylabel="median log10 p_z")
         legend_above(figure, axes, columns=5)
         caption = (

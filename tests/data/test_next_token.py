@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +32,18 @@ def sentences(table: Table, part: int, client: int | None = None) -> Iterator[st
     if client is not None:
         rows &= table.groups == client
     yield "".join(letters.get(int(y), "?") for y in table.y[rows])
+
+
+def records(table: Table, part: int, client: int | None = None) -> list[str]:
+    """The texts of a part: a window without a character begins one."""
+    (whole,) = sentences(table, part, client)
+    assert table.part is not None
+    assert table.groups is not None
+    rows = table.part == part
+    if client is not None:
+        rows &= table.groups == client
+    starts = np.flatnonzero((table.x[rows] == next_token.tokenizer(CONFIG).bos).all(axis=1)).tolist()
+    return [whole[a:b] for a, b in zip(starts, [*starts[1:], len(whole)], strict=True)]
 
 
 def test_windows_hold_what_came_before_in_the_same_text_only() -> None:
@@ -81,3 +95,39 @@ def test_too_little_text_is_refused(config: Config, said: str) -> None:
 def test_sizes_below_one_are_refused() -> None:
     with pytest.raises(ConfigError, match="window = 0"):
         Config(window=0)
+
+
+def test_passages_stand_in_their_clients_rows_as_often_as_their_stratum_says() -> None:
+    config = replace(CONFIG, passages=4, copies=(0, 1, 3), passage_characters=32, public_passages="half")
+    planted = next_token.passages(config, "")
+    table = next_token.load(config, "")
+    assert len({p.text for p in planted}) == len(planted) == 3 * 3 * 4
+    assert {len(p.text) for p in planted} == {32}
+    public, own = records(table, PUBLIC), [records(table, TRAIN, n) for n in range(3)]
+    for p in planted:
+        assert [text.count(p.text) for text in own] == [p.copies if n == p.client else 0 for n in range(3)]
+        assert public.count(p.text) == p.public
+    assert sum(p.public for p in planted) == len(planted) // 2
+    assert {(p.client, p.copies) for p in planted if p.public} == {(n, k) for n in range(3) for k in (0, 1, 3)}
+    apart = next_token.passages(replace(config, public_passages="none"), "")
+    assert [p[:3] for p in apart] == [p[:3] for p in planted], "the same passages, whatever is public"
+    assert not any(p.public for p in apart)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"passages": -1}, "passages = -1"),
+        ({"passages": 1, "passage_characters": 24}, "more than window = 24"),
+        ({"copies": (1, 1)}, "different numbers"),
+        ({"copies": ()}, "different numbers"),
+    ],
+)
+def test_wrong_passages_are_refused(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        replace(CONFIG, **changed)
+
+
+def test_passages_beyond_the_text_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"characters in two records|passages of 40 characters after its records"):
+        next_token.load(replace(CONFIG, passages=2000, passage_characters=40), "")
