@@ -32,6 +32,8 @@ LABELS = {
 }
 QUERIES = (1, 100, 1_000_000)
 """n of (n, p) extraction, at p = 1/2"""
+SHOWN = 10
+"""examples at each end that the page shows; all are in examples.csv"""
 NEAR = 0.10
 """edit distance over the suffix's length that approximate extraction allows"""
 
@@ -60,6 +62,7 @@ def summarise(plan: Plan, teachers: Teachers) -> dict[str, Any]:
         "predictor": predictor(teachers, plan.seeds[0], features),
         "filter": _filter(teachers, plan.seeds[0]),
         "entropy": _entropy(about, models, plan.seeds[0]) if ("baseline", plan.seeds[0]) in models else None,
+        "examples": _examples(about, models, plan.seeds[0]),
         "rule": _rule(teachers),
     }  # fmt: skip
 
@@ -221,6 +224,21 @@ def _entropy(about: Arrays, models: Models, seed: int) -> dict[str, Any]:
         named["S_hard"] = models["hard_student", seed].arrays
     found = {n: m.entropy_points(flags, a["log_pz"], a["entropy"]) for n, a in named.items()}
     return {"models": found, "random": m.entropy_points(drawn, s["log_pz"], s["entropy"])}
+
+
+def _examples(about: Arrays, models: Models, seed: int) -> list[dict[str, Any]]:
+    """Of the first teacher, the passages that S knows best beside B and those that B knows best beside S, by log p_z."""
+    names = {"T": ("teacher", 0), "B": ("baseline", seed), "S": ("student", seed), "S_hard": ("hard_student", seed)}
+    own = {n: models[key].arrays for n, key in names.items() if key in models}
+    if not {"B", "S"} <= set(own):
+        return []
+    order = np.argsort(own["B"]["log_pz"] - own["S"]["log_pz"], kind="stable")
+    return [
+        {"id": str(about["id"][i]), "stratum": str(about["stratum"][i]), "copies": int(about["copies"][i]),
+         "cluster": int((about["cluster"] == about["cluster"][i]).sum()),
+         "models": {n: [bool(a["hits"][i]), float(a["log_pz"][i]) / math.log(10)] for n, a in own.items()}}
+        for i in dict.fromkeys([*order[:SHOWN].tolist(), *order[-SHOWN:].tolist()])
+    ]  # fmt: skip
 
 
 def _rule(teachers: Teachers) -> dict[str, int]:

@@ -14,6 +14,10 @@ PUBLISHED = (
 """The paper's main run (Pythia 12B -> 1.4B, a million FineWeb examples), at second hand: printed beside ours, no target."""
 
 
+KINDS = {"equal": "B after as many steps", "matched": "B at matched held-out loss"}
+"""What a student is compared with."""
+
+
 @dataclass(frozen=True)
 class Grid:
     """A table."""
@@ -36,12 +40,13 @@ def grids(s: Mapping[str, Any]) -> list[Grid]:
     """Every table of a study, in the order of the page."""
     found = [rates(s), by_copies(s), strata(s), extraction(s)]
     if s["pairs"]:
-        found = [headline(s), *found, regions(s)]
+        found = [headline(s, "equal"), headline(s, "matched"), *found, regions(s)]
     if any(r["transfer"] for r in s["models"]):
         found.append(transfer(s))
     if s["predictor"]:
         found.append(predictor(s))
-    return [*found, prefilter(s)] if s["filter"] else found
+    found += [prefilter(s)] if s["filter"] else []
+    return [*found, examples(s)] if s["examples"] else found
 
 
 def count_of(s: Mapping[str, Any]) -> str:
@@ -52,10 +57,9 @@ def count_of(s: Mapping[str, Any]) -> str:
     return f"{t} teachers x {k} seeds" if t > 1 else "one teacher, one seed" if k < 2 else f"one teacher, {k} seeds"
 
 
-def headline(s: Mapping[str, Any]) -> Grid:
-    """The figures of the acceptance: against a baseline of equal steps and one of matched held-out loss."""
-    head = ["", "S, equal steps", "S_hard, equal steps", "S, matched held-out loss", "S_hard, matched held-out loss"]
-    columns = [s["headline"][kind].get(name) for kind in ("equal", "matched") for name in ("student", "hard_student")]
+def headline(s: Mapping[str, Any], kind: str) -> Grid:
+    """The figures of the acceptance: against a baseline of equal steps, or one of matched held-out loss."""
+    columns = [s["headline"][kind].get(name) for name in ("student", "hard_student")]
     rows = [
         ["r50 of the student over r50 of B", *(span(c and c["r50_ratio"]) for c in columns)],
         ["the same, cluster bootstrap", *(ends(c and c["bootstrap"]["r50_ratio"]) for c in columns)],
@@ -65,15 +69,15 @@ def headline(s: Mapping[str, Any]) -> Grid:
         ["inherited, B of its seed, % (pooled)", *(_share(c and c["inherited"]["pooled"]) for c in columns)],
         ["inherited, B of any seed, % (pooled)", *(_share(c and c["inherited_union"]["pooled"]) for c in columns)],
         ["the same over teachers, %", *(span(c and c["inherited_union"]["over_teachers"], 100, 1) for c in columns)],
-        ["easy share of the student's, %", *(_share(c and c["easy"]["pooled"]) for c in columns)],
+        ["easy share of the student's, % (pooled)", *(_share(c and c["easy"]["pooled"]) for c in columns)],
         ["held-out loss: student / B, nats", *(_losses(c) for c in columns)],
         ["epoch of B", *(_range(c["epochs"]) if c else "–" for c in columns)],
     ]
+    pair = s["headline"][kind].get("hard_over_soft")
     for key, label in (("inherited", "its seed"), ("inherited_union", "any seed")):
-        pair = [s["headline"][kind].get("hard_over_soft") for kind in ("equal", "matched")]
-        values = [ratio(p[key]) if p else "–" for p in pair]
-        rows.append([f"inheritance hard over soft, B of {label}", values[0], "", values[1], ""])
-    return Grid(f"Headline ({count_of(s)}; t intervals over teachers unless said)", head, rows)
+        rows.append([f"inheritance hard over soft, B of {label}", "", ratio(pair[key]) if pair else "–"])
+    title = f"Headline, {KINDS[kind]} ({count_of(s)}; t intervals over teachers unless said)"
+    return Grid(title, ["", "S", "S_hard"], rows)
 
 
 def rates(s: Mapping[str, Any]) -> Grid:
@@ -180,6 +184,18 @@ def prefilter(s: Mapping[str, Any]) -> Grid:
                      str(after["of_removed"]), str(after["removed"]), random,
                      f"{after['rows']:,} / {other['rows']:,}" if other else f"{after['rows']:,}"])  # fmt: skip
     return Grid("Pre-filter: memorized of all passages", head, rows)
+
+
+def examples(s: Mapping[str, Any]) -> Grid:
+    """Passages by hashed id: those that S knows best beside B, then those that B knows best beside S."""
+    names = list(s["examples"][0]["models"])
+    head = ["id", "stratum", "copies", "in its cluster", *(f"{n}: memorized, log10 p_z" for n in names)]
+    rows = []
+    for e in s["examples"]:
+        cells = [f"{'yes' if hit else 'no'}, {number(value, 1)}" for hit, value in e["models"].values()]
+        rows.append([e["id"], e["stratum"].replace("_", "-"), str(e["copies"]), str(e["cluster"]), *cells])
+    return Grid("Examples: best known to S beside B, then to B beside S (hashed ids; teacher "
+                f"{s['patterns_of']['teacher']}, seed {s['patterns_of']['seed']})", head, rows)  # fmt: skip
 
 
 # ----- cells -----------------------------------------------------------------------------------------------------------------

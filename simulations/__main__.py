@@ -73,9 +73,12 @@ def _refuse(line: str) -> NoReturn:
     raise typer.Exit(runs_of.USAGE)
 
 
+def _root(output: str | None) -> Path:
+    return Path(output or os.environ.get("FEDKD_OUTPUT", "") or Path.cwd() / "runs")
+
+
 def _study(kind: str, config: Path, output: str | None, seed: int | None, seeds: str | None, workers: int | None) -> None:
     run_study = importlib.import_module(f"simulations.{kind}").run
-    root = Path(output or os.environ.get("FEDKD_OUTPUT", "") or Path.cwd() / "runs")
     with _usage():
         if seeds is not None and not all(part.strip().isdigit() for part in seeds.split(",")):
             raise ConfigError(f"--seeds {seeds!r}; valid: whole numbers, e.g. 0,1,2")
@@ -83,7 +86,7 @@ def _study(kind: str, config: Path, output: str | None, seed: int | None, seeds:
             raise ConfigError(f"--workers {workers}; valid: 1 or more")
         chosen = [seed] if seed is not None else [int(s) for s in seeds.split(",")] if seeds else None
         try:
-            folder = run_study(config, root, workers or 2, out.print, chosen)
+            folder = run_study(config, _root(output), workers or 2, out.print, chosen)
         except RunError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(runs_of.FAILED) from None
@@ -207,14 +210,24 @@ def shadows(
     """Train the shadow models of a plan: resumable, what is finished is kept."""
     from simulations.shadows import train
 
-    root = Path(output or os.environ.get("FEDKD_OUTPUT", "") or Path.cwd() / "runs")
     with _usage():
         try:
-            folder = train(plan, root, workers, lambda done, of: out.print(f"{done} of {of} models"))
+            folder = train(plan, _root(output), workers, lambda done, of: out.print(f"{done} of {of} models"))
         except RunError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(runs_of.FAILED) from None
     out.print(str(folder))
+
+
+@app.command()
+def strings(config: Path, output: Output = None, teacher: int = 0) -> None:
+    """Write the passages of a memorization study behind the hashed ids of examples.csv; those of real people are masked."""
+    from simulations.memorization_strings import write
+
+    with _usage():
+        if _kind(config) != "memorization":
+            raise ConfigError(f'{config} is no memorization study (kind = "memorization")')
+        out.print(f"strings: {write(config, _root(output), teacher)}")
 
 
 @app.command(name="fetch")

@@ -48,7 +48,7 @@ def page(summary: Mapping[str, Any]) -> str:
         "subtitle": f"{count_of(summary)} · {sizes['passages']} passages a teacher · {sizes['held_out']} held-out rows · "
         f"{done} of {of} students trained",
         "verdicts": [{"text": line, "bad": bad} for line, bad in verdicts(summary)],
-        "sections": [*parts[:1], *drawn[:2], *parts[1:], *drawn[2:], *beside],
+        "sections": [*parts[:2], *drawn[:2], *parts[2:], *drawn[2:], *beside],
         "command": summary["command"],
         "notes": [
             f"One forward pass against real greedy generation: {rule['disagree']} of {rule['passages']:,} decisions disagree, "
@@ -116,20 +116,29 @@ def verdicts(summary: Mapping[str, Any]) -> list[tuple[str, bool]]:
                 f"{label}: B memorizes {span(soft['greedy_ratio'])} times as many passages as S, and S needs "
                 f"{span(soft['r50_ratio'])} times as many copies for one half; by p_z, S is the more extractable one above "
                 f"{span(soft['crossing'])} copies "
-                f"(in {len(ahead)} of {soft['crossing']['of']} pairs it is ahead somewhere above).",
+                f"(ahead from some number of copies on in {len(ahead)} of {soft['crossing']['of']} pairs).",
                 bool(ahead),
             ))  # fmt: skip
     return found
 
 
 def _lines(grid: Grid, summary: Mapping[str, Any]) -> list[str]:
-    """Below the predictor's table: does it beat what needs no fit, by more than the interval?"""
+    """Above the predictor's table: does it beat what needs no fit, by more than the interval? Above the filter's: its limit."""
+    if grid.title.startswith("Pre-filter"):
+        return ["The filter takes passages with many copies, so an epoch has fewer rows and S gets fewer steps than after the "
+                "random removal: part of what is no longer memorized is less training."]  # fmt: skip
     if not grid.title.startswith("Predictor"):
         return []
     found = []
     for mode, values in summary["predictor"].items():
         for key, rival in (("gain_copies", "copies alone"), ("gain_baseline_ppl", "perplexity of B alone")):
-            value, low, _ = values[key]
+            low = values[key][1]
             word = "beats" if low is not None and low > 0 else "not shown to beat"
-            found.append(f"{mode}: {word} {rival} (AUC {number(value, 4)} above it).")
+            found.append(f"{mode}: {word} {rival} (difference of AUC {_signed(values[key])}).")
     return found
+
+
+def _signed(values: Sequence[float | None]) -> str:
+    """A difference with its interval."""
+    value, low, high = ("n/a" if v is None else f"{v:+.4f}" for v in values)
+    return value if low == "n/a" else f"{value} [{low}, {high}]"

@@ -60,6 +60,7 @@ def p_z(summary: Mapping[str, Any]) -> Picture:
         axes.set_yscale("symlog", linthresh=1)
         axes.yaxis.set_major_formatter("{x:g}")
         axes.set(ylabel="median log10 p_z")
+        axes.set_ylim(top=0.3)
         legend_above(figure, axes, columns=5)
         caption = (
             "Probability of the exact suffix given its prefix at temperature 1: higher = more extractable by who may ask often."
@@ -110,6 +111,7 @@ def entropy(summary: Mapping[str, Any]) -> Picture:
         for place, (name, own) in enumerate(found["models"].items()):
             _scatter(axes, own, colours[name], MARKERS[place], name)
         axes.set_xscale("symlog", linthresh=1)
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set(xlabel="log p_z of the suffix, nats", ylabel="mean entropy of the suffix, nats")
         legend_above(figure, axes, columns=5)
         count = found["models"]["S"]["count"]

@@ -182,7 +182,7 @@ STUDY = """{% extends "shell" %}{% from "macros" import figure, table %}
 <h2>{{ part.title }}</h2>
 {% for line in part.lines %}<p>{{ line }}</p>{% endfor %}
 
-{% if part.table %}{{ table(part.table) }}{% endif %}
+{% if part.table %}{{ table(part.table, part.table.title != part.title) }}{% endif %}
 {% if part.picture %}{{ figure(part.picture) }}{% endif %}
 {% endfor %}
 <h2>How to reproduce</h2>

@@ -62,6 +62,13 @@ def test_a_study_runs_resumes_and_reports(tmp_path: Path) -> None:
     assert len(rows) == 11 and len({r["id"] for r in rows}) == 11
     page = (folder / "report.html").read_text()
     assert "one teacher, one seed" in page and "Memorized sets" in page
+    assert rows[0]["id"] in page or len(summary["examples"]) < len(rows)
+    shown = CliRunner().invoke(app, ["strings", str(config), "--output", str(tmp_path / "out")])
+    assert shown.exit_code == 0, shown.output
+    strings = list(csv.DictReader((folder / "t0-strings.csv").read_text().splitlines()))
+    assert {r["id"] for r in strings} == {r["id"] for r in rows}
+    assert not any(r["prefix"][:20] in page for r in strings), "strings are never on the page"
+    assert all(r["prefix"].startswith(("Account of ", "Patient ", "Licence for ")) for r in strings)
     why = json.loads((folder / "t0-student_filtered-0.json").read_text())["none"]
     assert "nothing is predicted" in why
     kept = (folder / "t0-student-0.json").read_bytes()
@@ -83,6 +90,8 @@ def test_a_study_runs_resumes_and_reports(tmp_path: Path) -> None:
 def test_wrong_calls_are_refused_with_one_line(tmp_path: Path) -> None:
     config = tmp_path / "small.toml"
     config.write_text(PLAN)
+    missing = CliRunner().invoke(app, ["strings", str(config), "--output", str(tmp_path / "nowhere")])
+    assert missing.exit_code == 2 and "run the study first" in missing.output
     for extra, said in (
         (["--seed", "5"], "has no teacher 5; its teachers: 0"),
         (["--grid", "flower"], "a memorization study reads its configuration file alone"),
@@ -169,6 +178,11 @@ def test_two_folders_of_your_own_are_audited_by_one_command(tmp_path: Path, base
     page = (folder / "report.html").read_text()
     assert "leak shown" in page
     assert not any(line[:25] in page for line in sentences()), "strings of the text are never shown unasked"
+    shown = CliRunner().invoke(app, ["strings", str(config), "--output", str(tmp_path / "out")])
+    assert shown.exit_code == 0, shown.output
+    found_strings = list(csv.DictReader((folder / "t0-strings.csv").read_text().splitlines()))
+    assert len(found_strings) == 8
+    assert {"".join((r["prefix"], r["suffix"])).strip()[:20] for r in found_strings} <= {s[:20] for s in sentences()}
 
 
 @pytest.mark.parametrize(
