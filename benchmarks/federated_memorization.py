@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.federated_swing import finished, span
 from fedkd.finished import open_finished
-from fedkd.intervals import t_interval
+from fedkd.intervals import Bools, t_interval
 from fedkd.memorization import dose_response, inheritance, share
 from fedkd.passage_recall import recall
 from fedkd.report.run_folder import read_run
@@ -98,10 +98,15 @@ def figures(run: Mapping[str, Any], alone: Mapping[str, Any]) -> dict[str, Any]:
             "others": float(pairs.in_s[mask].mean()),
             "inherited": asdict(inheritance(pairs.in_t[mask], pairs.in_b[mask], pairs.in_s[mask])),
             "gap": float(np.median(pairs.gap[mask])),
+            "dose": _median(pairs, part, pairs.copies.max()) - _median(pairs, part, 0),
             "gap by copies": {str(n): float(np.median(pairs.gap[(pairs.copies == n) & part])) for n in np.unique(pairs.copies)},
             "by client": {str(c): float(pairs.in_s[mask & (pairs.holder == c)].mean()) for c in np.unique(pairs.holder)},
         }
     return found
+
+
+def _median(pairs: Pairs, part: Bools, copies: int) -> float:
+    return float(np.median(pairs.gap[part & (pairs.copies == copies)]))
 
 
 def over(values: Iterable[float]) -> list[float]:
@@ -133,6 +138,7 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
             row[half] = {
                 "others": over(p["others"] for p in parts),
                 "gap": over(p["gap"] for p in parts),
+                "dose": over(p["dose"] for p in parts),
                 "inherited": over(rates) if None not in rates else None,
                 "inherited, pooled": asdict(share(count, of)),
             }
@@ -153,20 +159,23 @@ def table(result: Mapping[str, Any]) -> str:
         "Inherited: of what the holder memorizes and the other client alone does not, what that client memorizes after the "
         "exchange. The public half of the passages stands in the public rows of the last run only; the other half only at its "
         "holder. Change of p_z: median over passages and clients of log10 p_z in another client's model, minus that client "
-        "alone.",
+        "alone. Passages are dealt to numbers of copies at random, so what a change has more with the most copies than with "
+        "none comes from their holder.",
         "",
         "| run | perplexity | own model, % | own model, never planted, % | r50 of own, copies |",
         "| --- |" + " ---: |" * 4,
     ]
     for r in rows:
         lines.append(_line(r["arm"], span(r["perplexity"]), _percent(r["own"]), _percent(r["own, control"]), span(r["r50"])))
-    head = ("run", "passages", "memorized, %", "inherited, % (over seeds)", "pooled (Clopper-Pearson)", "change of log10 p_z")
-    lines += ["", "Other clients' models:", "", _line(*head), "| --- | --- |" + " ---: |" * 4]
+    head = ("run", "passages", "memorized, %", "inherited, % (over seeds)", "pooled (Clopper-Pearson)", "change of log10 p_z",
+            "with the most copies minus with none")  # fmt: skip
+    lines += ["", "Other clients' models:", "", _line(*head), "| --- | --- |" + " ---: |" * 5]
     for r in rows:
         for half in HALVES:
             p = r[half]
             rate = "n/a" if p["inherited"] is None else _percent(p["inherited"])
-            lines.append(_line(r["arm"], half, _percent(p["others"], 2), rate, _pooled(p["inherited, pooled"]), span(p["gap"])))
+            cells = (_percent(p["others"], 2), rate, _pooled(p["inherited, pooled"]), span(p["gap"]), span(p["dose"]))
+            lines.append(_line(r["arm"], half, *cells))
     for title, keys, scale, digits in (
         ("Own model, memorized %, by copies", ("own by copies",), 100, 0),
         ("Other models, change of log10 p_z by copies, public half", ("public half", "gap by copies"), 1, 2),

@@ -49,6 +49,7 @@ def test_the_change_of_p_z_is_against_the_same_client_alone() -> None:
     alone, apart, _ = bench.summarise(runs())["rows"]
     assert alone["public half"]["gap"][0] == 0.0
     assert apart["other half"]["gap"][0] == pytest.approx(2.0)
+    assert apart["other half"]["dose"][0] == pytest.approx(0.0), "as much with four copies as with none"
     assert apart["other half"]["gap by copies"] == pytest.approx({"0": 2.0, "1": 2.0, "4": 2.0})
 
 
