@@ -55,6 +55,7 @@ def headline(pairs: Pairs, teachers: Teachers, kind: str) -> dict[str, Any]:
             found[name] = _one(own, teachers)
     if len(found) == 2:
         found["hard_over_soft"] = {w: _hard_over_soft(found, w) for w in ("inherited", "inherited_union")}
+        found["hard_minus_soft"] = {w: _hard_minus_soft(pairs, kind, w) for w in ("inherited", "inherited_union")}
     return found
 
 
@@ -87,12 +88,16 @@ def _by(own: Pairs, key: str) -> dict[int, list[Any]]:
 
 def _inherited(own: Pairs, key: str) -> dict[str, Any]:
     count, of = sum(p[key]["count"] for p in own), sum(p[key]["of"] for p in own)
-    rates: dict[int, list[float]] = {}
-    for t in dict.fromkeys(p["teacher"] for p in own):
-        mine = [p[key] for p in own if p["teacher"] == t]
-        total = sum(q["of"] for q in mine)
-        rates[t] = [sum(q["count"] for q in mine) / total if total else math.nan]
-    return {"pooled": asdict(m.share(count, of)), "over_teachers": over_teachers(rates)}
+    return {"pooled": asdict(m.share(count, of)), "over_teachers": over_teachers(_rates(own, key))}
+
+
+def _rates(own: Pairs, key: str) -> dict[int, list[float]]:
+    """Teacher -> [rate pooled over its seeds], NaN where the set is empty."""
+    found: dict[int, list[float]] = {}
+    for t, shares in _by(own, key).items():
+        total = sum(q["of"] for q in shares)
+        found[t] = [sum(q["count"] for q in shares) / total if total else math.nan]
+    return found
 
 
 def _hard_over_soft(found: Mapping[str, Any], key: str) -> list[float] | None:
@@ -101,6 +106,12 @@ def _hard_over_soft(found: Mapping[str, Any], key: str) -> list[float] | None:
     if not (hard["of"] and soft["of"] and hard["count"] + soft["count"]):
         return None
     return list(rate_ratio(hard["count"], hard["of"], soft["count"], soft["of"]))
+
+
+def _hard_minus_soft(pairs: Pairs, kind: str, key: str) -> dict[str, Any]:
+    """Difference of the inheritance rates of hard and soft students of one teacher, over teachers."""
+    rates = [_rates([p for p in pairs if p["kind"] == kind and p["student"] == n], key) for n in ("hard_student", "student")]
+    return over_teachers({t: [rates[0][t][0] - rates[1][t][0]] for t in rates[0] if t in rates[1]})
 
 
 def _bootstrap(own: Pairs, teachers: Teachers) -> dict[str, list[float] | None]:

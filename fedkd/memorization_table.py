@@ -67,15 +67,17 @@ def headline(s: Mapping[str, Any], kind: str) -> Grid:
         ["the same, cluster bootstrap", *(ends(c and c["bootstrap"]["greedy_ratio"]) for c in columns)],
         ["copies above which the student is the more extractable (median p_z)", *(_crossing(c) for c in columns)],
         ["inherited, B of its seed, % (pooled)", *(_share(c and c["inherited"]["pooled"]) for c in columns)],
+        ["the same over teachers, %", *(span(c and c["inherited"]["over_teachers"], 100, 1) for c in columns)],
         ["inherited, B of any seed, % (pooled)", *(_share(c and c["inherited_union"]["pooled"]) for c in columns)],
         ["the same over teachers, %", *(span(c and c["inherited_union"]["over_teachers"], 100, 1) for c in columns)],
         ["easy share of the student's, % (pooled)", *(_share(c and c["easy"]["pooled"]) for c in columns)],
         ["held-out loss: student / B, nats", *(_losses(c) for c in columns)],
         ["epoch of B", *(_range(c["epochs"]) if c else "–" for c in columns)],
     ]
-    pair = s["headline"][kind].get("hard_over_soft")
+    pair, apart = (s["headline"][kind].get(name) for name in ("hard_over_soft", "hard_minus_soft"))
     for key, label in (("inherited", "its seed"), ("inherited_union", "any seed")):
-        rows.append([f"inheritance hard over soft, B of {label}", "", ratio(pair[key]) if pair else "–"])
+        rows.append([f"inheritance hard over soft, B of {label} (pooled)", "", ratio(pair[key]) if pair else "–"])
+        rows.append([f"hard minus soft, B of {label}, points", "", span(apart and apart[key], 100, 1)])
     title = f"Headline, {KINDS[kind]} ({count_of(s)}; t intervals over teachers unless said)"
     return Grid(title, ["", "S", "S_hard"], rows)
 
