@@ -162,7 +162,7 @@ def why_none(setting: Setting) -> str:
     open_channels = sorted(channels(setting) - covered)
     if not open_channels:
         return "No guarantee: mechanisms of different units or adjacency each cover a part, and such parts do not add up."
-    said = f"No guarantee: {', '.join(open_channels)} leave{'s' if len(open_channels) == 1 else ''} without accounted noise"
+    said = f"No guarantee: {', '.join(open_channels)} leave without accounted noise"
     if set(open_channels) <= {SCORES, SIZES}:
         return said + ' (metrics = "home" keeps them at home).'
     return said + "."
