@@ -144,7 +144,7 @@ def _privacy(run: RunFolder) -> list[str]:
     said = _mechanism(run)
     line = str(run.summary.get("guarantee") or "No privacy guarantee is computed for this run.")
     if not guarantee and not audits:
-        return [line, "No epsilon is computed; nothing here was attacked.", *said]
+        return [line.removesuffix(".") + "; nothing here was attacked.", *said]
     first = f"{line} It holds only with the unit and assumptions printed with it."
     ran = len(audits) if isinstance(audits, list) else 1
     second = f"{count(ran, 'audit')} ran." if audits else "Nothing here was attacked."
