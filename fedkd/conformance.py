@@ -1,8 +1,9 @@
 """Trace conformance: what noisy steps measured of themselves, against what the ledger says was spent. Exact, no statistics.
 
-Batches come from counters under a key, so that whoever holds the sender's secret can draw them again at the *charged* rate and
-compare sample by sample; steps, bounded norms, noise and divisor are compared too. ``replay`` trains the round once more with the
-slow readable loop of batch 1, which shows what a trace could hide. Traces and secrets stay with the client: so does this check.
+Batches come from counters under a key, so that whoever holds the sender's secret can draw them again at the *charged* rate
+and compare sample by sample; steps, bounded norms, noise and divisor are compared too. ``replay`` trains the round once more
+with the slow readable loop of batch 1, which shows what a trace could hide. Traces and secrets stay with the client: so does
+this check.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def violations(charged: Event, steps: NoisySteps, rows: int, trace: Sequence[Map
     for number, step in enumerate(trace):
         expected = noisy_sgd.batch(claimed, number, rows).tolist()
         if step["rows"] != expected:
-            said.append(f"step {number}: batch of {len(step['rows'])} instead of the {len(expected)} that rate {charged.rate:g} draws")
+            drawn_at = f"the {len(expected)} that rate {charged.rate:g} draws"
+            said.append(f"step {number}: a batch of {len(step['rows'])} instead of {drawn_at}")
         if step["clipped"] != len(step["rows"]):
             said.append(f"step {number}: {step['clipped']} norms were bounded in a batch of {len(step['rows'])}")
         if step["largest"] > steps.clip:

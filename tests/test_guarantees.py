@@ -82,7 +82,8 @@ def test_a_covered_run_states_epsilon_with_everything_beside_it(mechanism: str, 
     said = summary(folder)
     (statement,) = said["privacy"]["statements"]
     assert f"Unit: {unit}" in said["guarantee"] and guarantees.SEED_KNOWN in said["guarantee"]
-    assert {"delta", "adversary", "sensitivity", "sampling", "noise_multiplier", "clip", "releases_max", "accountant"} <= set(statement)
+    beside = {"delta", "adversary", "sensitivity", "sampling", "noise_multiplier", "clip", "releases_max", "accountant"}
+    assert beside <= set(statement)
     own = {c: [epsilon.from_json(e) for x in v for e in x["events"]] for c, v in ledgers(tmp_path).items() if c != "server"}
     for client, events in own.items():
         assert statement["epsilon_by_client"][client] == pytest.approx(epsilon.pld(events, 1e-5), abs=1e-6)
