@@ -169,7 +169,8 @@ def combined(setting: Setting, round: int, state: Arrays, uploads: Uploads, vaul
         if form is None or not _deltas(s):
             continue
         made: Combined = form(s, round, uploads, vault.secret)
-        vault.charge("mean", round, made.charges, made.released, {**_said(s, made.events), "clients": uploads.clients})
+        if made.charges:
+            vault.charge("mean", round, made.charges, made.released, {**_said(s, made.events), "clients": uploads.clients})
         uploads = replace(uploads, means=public.added(s, round, state, made.means))
     return uploads
 

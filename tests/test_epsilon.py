@@ -21,7 +21,7 @@ def test_rdp_equals_opacus(sigma: float, rate: float, steps: int) -> None:
         from opacus.accountants import RDPAccountant
     theirs = RDPAccountant()
     theirs.history = [(sigma, rate, steps)]
-    expected = theirs.get_epsilon(DELTA, alphas=list(epsilon.ORDERS))
+    expected = theirs.get_epsilon(DELTA, alphas=[o for o in epsilon.ORDERS if o <= 512])
     assert epsilon.rdp([Event(sigma, rate, steps)], DELTA) == pytest.approx(expected, rel=1e-6)
 
 

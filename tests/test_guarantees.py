@@ -12,7 +12,7 @@ from fedkd import epsilon, guarantees, plugins
 from fedkd.epsilon import Event
 from fedkd.verdict import banned_in
 from server import round as rounds
-from tests.small_runs import Grid, final_hash, lines, resume, run, small, summary
+from tests.small_runs import final_hash, lines, resume, run, small, summary
 from tests.toy import refusal, toy_setting
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,7 +93,6 @@ def test_a_covered_run_states_epsilon_with_everything_beside_it(mechanism: str, 
 
 def test_no_message_holds_a_score_and_the_tables_do(tmp_path: Path) -> None:
     experiment = small(tmp_path, metrics="home")
-    grid = Grid(experiment)
     seen: list[set[str]] = []
     real = rounds.Round.receive
 
@@ -101,7 +100,6 @@ def test_no_message_holds_a_score_and_the_tables_do(tmp_path: Path) -> None:
         seen.extend(set(v) for r in replies for k, v in r.content.items() if k.startswith("metrics."))
         real(self, replies)
 
-    grid.close()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rounds.Round, "receive", spy)
         folder = run(experiment)
