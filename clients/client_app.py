@@ -40,7 +40,8 @@ def hello(message: Message, context: Context) -> Message:
     if clients:
         data = open_data(_data_folder(context, experiment))
         answer["data-hash"] = data.meta["hash"]
-        answer["sizes"] = [int(data.sizes[c]) for c in clients]
+        sizes = [int(data.sizes[c]) for c in clients]
+        answer["sizes"] = sizes if experiment.metrics == "sent" else [min(1, k) for k in sizes]
     return Message(RecordDict({"hello": codec.config_record(answer)}), reply_to=message)
 
 

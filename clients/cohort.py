@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clients import codec
 from fedkd import faults, fixed_point, outgoing, plugins
-from fedkd.errors import UploadError
+from fedkd.errors import BudgetSpent, UploadError
 from fedkd.fixed_point import Sums
 from fedkd.prepare import Prepared
 from fedkd.setting import Setting
@@ -24,6 +24,9 @@ from fedkd.train import Job, evaluate, stage
 from fedkd.types import Arrays, Broadcast, ClientData, Kinds, Split, Upload
 from fedkd.uploads import check
 from fedkd.vault import Vault
+
+SPENT = {"num-examples": 0, "spent": 1}
+"""The answer of a client whose privacy budget does not last for this round: it changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ class Worker:
                 if isinstance(outcome, Exception):
                     raise outcome
                 self._finish(order, reply, job, outcome, state, broadcast, data, started)
+            except BudgetSpent:
+                reply.content[f"metrics.{job.client}"] = codec.metric_record(SPENT)
             except Exception as error:  # one client's failure is its own: the rest of the cohort goes on
                 reply.fail(job.client, error, self.setting.experiment.trusted)
         return reply.seal()
@@ -102,15 +107,16 @@ class Worker:
             try:
                 state, broadcast, data = self._open(order, client, version)
                 metrics = self._score(self._evaluation(outgoing.split(state)[0], broadcast, data), data, "average")
-                reply.content[f"metrics.{client}"] = codec.metric_record(metrics)
+                self._tell(reply, order.round, client, metrics, {"num-examples": 0})
             except Exception as error:
                 reply.fail(client, error, self.setting.experiment.trusted)
         return reply.seal()
 
     def _open(self, order: Order, client: int, version: int) -> tuple[Arrays, Broadcast, ClientData]:
-        """The state is whole; a method is given its part of it alone."""
+        """The state is whole; a method is given its part of it alone, and what came down under its own names."""
         state = self.store.read(client, version)
-        return state, Broadcast(order.round, client, order.shared, order.own.get(client, {})), self.data.client(client)
+        own = outgoing.download(self.setting, order.round, outgoing.split(state)[1], order.own.get(client, {}))
+        return state, Broadcast(order.round, client, order.shared, own), self.data.client(client)
 
     def _jobs(self, order: Order, reply: Reply, held: dict[int, tuple[Arrays, Broadcast, ClientData, float]]) -> Iterator[Job]:
         for client, version in zip(order.clients, order.versions, strict=True):
@@ -121,7 +127,12 @@ class Worker:
                 if data.num_examples == 0:
                     reply.content[f"metrics.{client}"] = codec.metric_record({"num-examples": 0})
                     continue
+                vault = self._vault(client)
+                if not outgoing.allowed(self.setting, order.round, data, vault):
+                    reply.content[f"metrics.{client}"] = codec.metric_record(SPENT)
+                    continue
                 job = self.setting.module.prepare(self.setting, outgoing.split(state)[0], broadcast, data)
+                job = outgoing.local(self.setting, order.round, data, job, vault)
             except Exception as error:
                 reply.fail(client, error, self.setting.experiment.trusted)
                 continue
@@ -147,13 +158,16 @@ class Worker:
         elif order.round > 0:
             metrics.update(self._score(self._evaluation(state, broadcast, data), data, "average"))
         new_state, kinds = setting.module.finish(setting, state, broadcast, data, job, params)
-        vault = Vault(self.store.folder / str(client))
-        out = outgoing.upload(setting, order.round, data, new_state, held, kinds, vault)
+        vault = self._vault(client)
+        if job.trace:
+            vault.keep_trace(order.round, job.trace)
+        out = outgoing.upload(setting, order.round, data, new_state, held, kinds, vault, broadcast)
         new_state = outgoing.joined(new_state, out.held)
         kinds = faults.spoil(out.kinds, order.round, client)
-        upload = Upload(client, data.num_examples, kinds)
+        upload = Upload(client, outgoing.weight(setting, order.round, data), kinds)
         check(self.schema_of(setting, order.round), upload, self.max_bytes)
-        encoded = {k: fixed_point.encode(v, upload.weight) for k, v in kinds.items()} if order.reduce else {}
+        factor = outgoing.mean_weight(setting, upload.weight)
+        encoded = {k: fixed_point.encode(v, factor) for k, v in kinds.items()} if order.reduce else {}
         digest = self.store.write(client, order.round, new_state)
         if order.reduce:
             fixed_point.add_kinds(reply.sums, encoded)
@@ -165,9 +179,19 @@ class Worker:
         if outgoing.notes(setting):
             metrics["charges"] = out.charges
         metrics["seconds"] = time.perf_counter() - started
-        reply.content[f"metrics.{client}"] = codec.metric_record(metrics)
+        self._tell(reply, order.round, client, metrics, {"num-examples": upload.weight})
         version = order.round if new_state else -1
         reply.content[f"state.{client}"] = codec.config_record({"version": version, "digest": digest})
+
+    def _vault(self, client: int) -> Vault:
+        return Vault(self.store.folder / str(client))
+
+    def _tell(self, reply: Reply, round: int, client: int, metrics: dict[str, float], least: dict[str, float]) -> None:
+        """Put a client's metrics into the reply or, with metrics = "home", on its own disk; then the reply has the least."""
+        if self.setting.experiment.metrics == "home":
+            self.store.keep_metrics(client, round, metrics)
+            metrics = least
+        reply.content[f"metrics.{client}"] = codec.metric_record(metrics)
 
     def _evaluation(self, state: Arrays, broadcast: Broadcast, data: ClientData) -> dict[str, Tensor]:
         """Parameters to score after averaging: as they are, or a fine-tuned copy that is discarded afterwards."""

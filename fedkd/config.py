@@ -73,6 +73,12 @@ class Experiment:
     """what is done to uploads and broadcasts before they leave (a file of fedkd/mechanisms)"""
     mechanism_args: str = ""
     """its Config"""
+    mechanisms_names: str = ""
+    """several mechanisms from left to right, e.g. "dpsgd,permute", instead of mechanism.name"""
+    mechanisms_args: str = ""
+    """their Configs by name, e.g. 'dpsgd = {clip = 1.0}, permute = {}'"""
+    metrics: Literal["sent", "home"] = "sent"
+    """"sent": scores and K_n travel, K_n weighs means; "home": they stay on the client's disk, every client weighs the same"""
     sensitivity_name: str = "constant"
     """how likely a label is private, for mechanisms that ask (a file of fedkd/sensitivity that reads arrays)"""
     sensitivity_args: str = ""
@@ -190,7 +196,7 @@ class Experiment:
         return digest8(determining(self.to_run_config()))
 
 
-_SLOTS = ("method", "model", "loss", "mechanism", "sensitivity", "executor", "data", "partition", "audit")
+_SLOTS = ("method", "model", "loss", "mechanism", "mechanisms", "sensitivity", "executor", "data", "partition", "audit")
 
 NOT_IN_HASH = frozenset([
     "name", "label", "seed", "seeds", "variants", "data.root", "record", "gpus-per-worker", "cpus-per-worker", "num-nodes",
@@ -199,8 +205,10 @@ NOT_IN_HASH = frozenset([
 ])  # fmt: skip
 """Keys that say how a run travels and what it tolerates, never what it computes."""
 
-LATER = {"mechanism.name": "none", "mechanism.args": "", "sensitivity.name": "constant", "sensitivity.args": "",
-         "public-samples": 0}  # fmt: skip
+LATER = {
+    "mechanism.name": "none", "mechanism.args": "", "mechanisms.names": "", "mechanisms.args": "", "metrics": "sent",
+    "sensitivity.name": "constant", "sensitivity.args": "", "public-samples": 0,
+}  # fmt: skip
 """Keys that older runs do not have, with their defaults: at these they are left out, so that old hashes stay as they are."""
 
 ONE_START = frozenset(["num-nodes", "workers", "cpus-per-worker", "gpus-per-worker", "node-wait-s", "seeds", "variants"])

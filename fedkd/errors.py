@@ -15,6 +15,10 @@ class UploadError(ValueError):
     """A client's record was refused: wrong kind, name, shape, dtype, range, size, or not finite."""
 
 
+class BudgetSpent(RuntimeError):
+    """A client's next release would exceed its privacy budget: nothing leaves, and it takes no further part."""
+
+
 class StateMissing(RuntimeError):
     """A client does not hold the state version that the server's commit names (it never restarts from zero)."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, make_dataclass, replace
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fedkd import plugins, rng
-from fedkd.config import Experiment, parse_args
+from fedkd.config import Experiment, parse_args, parse_table
 from fedkd.errors import ConfigError
 from fedkd.layers import LayeredModel
 from fedkd.types import Arrays
@@ -45,7 +46,9 @@ class Setting:
     supervised: Loss
     """cross-entropy on labels"""
     mechanism: Plugin
-    """what is done to uploads and broadcasts before they leave (fedkd.outgoing)"""
+    """what is done to training, uploads and broadcasts (fedkd.outgoing); the first of several"""
+    mechanisms: tuple[Plugin, ...]
+    """all of them, from left to right"""
     sensitivity: Plugin
     """how likely a label is private, for mechanisms that ask"""
     device: torch.device
@@ -119,6 +122,7 @@ def build(experiment: Experiment, shape: tuple[int, ...], classes: int) -> Setti
     method = parse_args(experiment.method_args, module.Config, "method.args")
     plugins.find("executors", experiment.executor_name)
     model = build_model(experiment, shape, classes)
+    mechanisms = _mechanisms(experiment)
     setting = Setting(
         experiment=experiment,
         module=module,
@@ -126,16 +130,17 @@ def build(experiment: Experiment, shape: tuple[int, ...], classes: int) -> Setti
         model=model,
         distillation=_bind("losses", experiment.loss_name, experiment.loss_args, "loss.args", method),
         supervised=_bind("losses", "ce", "", "loss.args", None),
-        mechanism=_plugin("mechanisms", experiment.mechanism_name, experiment.mechanism_args, "mechanism.args"),
+        mechanism=mechanisms[0],
+        mechanisms=mechanisms,
         sensitivity=_plugin("sensitivity", experiment.sensitivity_name, experiment.sensitivity_args, "sensitivity.args"),
         device=device_of(experiment),
     )
     one_row = torch.zeros(1, classes)
     setting.distillation(one_row, one_row, None)  # a loss that needs labels says so here, not in round 1
     module.check(setting)
-    refuse = getattr(setting.mechanism.module, "check", None)
-    if refuse is not None:
-        refuse(setting)
+    from fedkd import outgoing  # it knows settings, and what several mechanisms may not do together
+
+    outgoing.check(setting)
     return setting
 
 
@@ -145,6 +150,24 @@ def build_model(experiment: Experiment, shape: tuple[int, ...], classes: int) ->
     config = parse_args(experiment.model_args, module.Config, "model.args")
     with rng.torch_scope(0):  # layers draw as they are built; a run's weights come from `Setting.initial`
         return LayeredModel(module.build(config, shape, classes), shape, classes)
+
+
+def _mechanisms(experiment: Experiment) -> tuple[Plugin, ...]:
+    """The mechanism, or the several that ``mechanisms.names`` lists. Raises: ConfigError."""
+    names = [name.strip() for name in experiment.mechanisms_names.split(",") if name.strip()]
+    one = (experiment.mechanism_name, experiment.mechanism_args)
+    if not names:
+        if experiment.mechanisms_args:
+            raise ConfigError("mechanisms.args is set but mechanisms.names is not; with one mechanism use mechanism.args")
+        return (_plugin("mechanisms", *one, "mechanism.args"),)
+    if one != ("none", ""):
+        raise ConfigError("mechanism.name and mechanisms.names are both set; valid: one of them")
+    modules = {name: plugins.find("mechanisms", name) for name in names}
+    if len(modules) < len(names):
+        raise ConfigError(f"mechanisms.names = {experiment.mechanisms_names!r} names a mechanism twice")
+    tables = make_dataclass("Tables", [(n, dict, dataclasses.field(default_factory=dict)) for n in names])
+    given: Any = parse_args(experiment.mechanisms_args, tables, "mechanisms.args")
+    return tuple(Plugin(m, parse_table(getattr(given, n), m.Config, f"mechanisms.args: {n}")) for n, m in modules.items())
 
 
 def _plugin(slot: str, name: str, args: str, where: str) -> Plugin:

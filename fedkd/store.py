@@ -98,6 +98,20 @@ class ClientStore:
         faults.kill("client-written", version, client)
         return digest(state)
 
+    def keep_metrics(self, client: int, round: int, metrics: Mapping[str, float]) -> None:
+        """Write the metrics of a client's last round beside its versions (metrics = "home"). Raises: OSError."""
+        folder = self.folder / str(client)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "metrics.json", json.dumps({"round": round, "metrics": dict(metrics)}).encode())
+
+    def metrics(self, client: int, round: int) -> dict[str, float]:
+        """What ``keep_metrics`` wrote for this round; {} where it is not on this machine."""
+        try:
+            kept = json.loads((self.folder / str(client) / "metrics.json").read_text())
+        except FileNotFoundError:
+            return {}
+        return dict(kept["metrics"]) if kept["round"] == round else {}
+
     def prune(self, client: int, committed: int) -> None:
         """Delete versions below the last two committed ones."""
         folder = self.folder / str(client)

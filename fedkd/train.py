@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,24 @@ CHUNK = 1024
 
 BatchLoss = Callable[[Params, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
 """(params, x [B, ...], y [B], targets) -> per-sample terms [B]; pure and vmap-able."""
+
+
+@dataclass(frozen=True)
+class NoisySteps:
+    """What replaces the batches and the gradient of plain SGD (DP-SGD: Abadi et al., 2016, arXiv 1607.00133)."""
+
+    steps: int
+    """local steps of this round, >= 1"""
+    rate: float
+    """probability with which each sample enters a step's batch, in (0, 1]"""
+    clip: float
+    """largest L2 norm of one sample's gradient"""
+    noise_multiplier: float
+    """standard deviation of the noise on the sum / clip"""
+    divisor: float
+    """what the sum is divided by: a constant, never the size of the batch that was drawn"""
+    key: int
+    """of the batch draws and the noise: from the sender's secret"""
 
 
 @dataclass
@@ -42,6 +61,10 @@ class Job:
     batch_size: int
     targets: dict[str, Tensor] = field(default_factory=dict)
     """per-sample targets, [K, ...] each, in the order of x"""
+    noisy: NoisySteps | None = None
+    """a mechanism's steps instead of plain SGD: Poisson batches, clipped gradients, noise (fedkd.noisy_sgd)"""
+    trace: list[dict[str, Any]] = field(default_factory=list)
+    """what such steps measured of themselves; it never leaves the client"""
 
     @property
     def epochs(self) -> int:
@@ -76,8 +99,12 @@ def sgd(job: Job) -> dict[str, Tensor]:
     """Train a copy of the job's parameters by SGD with momentum (fresh buffer) and return it, detached.
 
     A step averages the per-sample terms over the rows of the batch; without rows there is no step. The same update as
-    ``torch.optim.SGD``, written on a flat vector.
+    ``torch.optim.SGD``, written on a flat vector. A job with noisy steps takes those instead.
     """
+    if job.noisy is not None:
+        from fedkd import noisy_sgd
+
+        return noisy_sgd.train(job, job.noisy)
     flat = FlatVector({n: job.params[n] for n in job.trainable}, job.x.device)
     trained = set(job.trainable)
     params: dict[str, Tensor] = {n: v.clone() for n, v in job.params.items() if n not in trained}

@@ -26,6 +26,8 @@ class Uploads:
     sums: dict[str, Sums] = field(default_factory=dict)
     sum_weight: int = 0
     sum_clients: list[ClientId] = field(default_factory=list)
+    means: dict[str, Arrays] = field(default_factory=dict)
+    """means that a mechanism formed; they stand for the rows and sums of their kinds"""
 
     def sorted(self) -> Uploads:
         """The same in client-id order: arrival order must not matter."""
@@ -39,7 +41,9 @@ class Uploads:
         return sorted([*self.sum_clients, *(u.client for u in self.rows)])
 
     def mean(self, kind: str) -> Arrays | None:
-        """K_n-weighted mean of a kind over the clients, or None where nobody sent it."""
+        """Weighted mean of a kind over the clients, or None where nobody sent it."""
+        if kind in self.means:
+            return dict(self.means[kind])
         if kind in self.sums:
             dtypes = {n: np.dtype(f.dtype) for n, f in self.schema.get(kind, {}).items()}
             return fixed_point.decode(self.sums[kind], self.sum_weight, dtypes)

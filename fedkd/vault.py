@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ SECRET_BYTES = 32
 
 
 class Vault:
-    """``secret`` (mode 0600) and ``ledger.jsonl`` in one sender's folder; both are created at first use."""
+    """``secret`` (mode 0600), ``ledger.jsonl`` and ``trace.jsonl`` in one sender's folder; each is created at first use."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,39 +47,61 @@ class Vault:
             raise RunError(f"{path} holds {len(content)} bytes instead of {SECRET_BYTES}: noise from it could be predicted")
         return int.from_bytes(content, "little")
 
-    def charge(self, channel: str, round: int, charges: int, released: bytes) -> bool:
+    def is_new(self, channel: str, released: bytes) -> bool:
+        """Whether these bytes have not been charged on this channel."""
+        if self._charged is None:
+            self._charged = {(e["channel"], e["sha256"]) for e in self.entries()}
+        return (channel, hashlib.sha256(released).hexdigest()) not in self._charged
+
+    def charge(self, channel: str, round: int, charges: int, released: bytes, more: Mapping[str, Any] | None = None) -> bool:
         """Append one entry for a new release and fsync, before its bytes leave; True where it was new.
 
-        A release of the same bytes on the same channel (a retry, a replay) is one charge.
+        A release of the same bytes on the same channel (a retry, a replay) is one charge. ``attempt`` counts the releases
+        of one round on one channel: above 0 a round was sent more than once, with other bytes.
 
         Args:
-            channel: "up", or "down.<client>".
-            charges: rows that this release pays for.
+            channel: "up", "down.<client>", or "mean" for what the server releases of a sum.
+            charges: rows, steps or releases that this release pays for.
             released: the bytes released.
+            more: what an accountant needs: "mechanism", "events" and, on the server, "clients".
 
         Raises: OSError.
         """
-        name = hashlib.sha256(released).hexdigest()
-        if self._charged is None:
-            self._charged = {(e["channel"], e["sha256"]) for e in self.entries()}
-        if (channel, name) in self._charged:
+        if not self.is_new(channel, released):
             return False
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "ledger.jsonl"
-        torn = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
-        line = json.dumps({"channel": channel, "round": round, "charges": charges, "sha256": name})
-        with path.open("a", encoding="utf-8") as file:
-            file.write(("\n" if torn else "") + line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(self.folder)
+        name = hashlib.sha256(released).hexdigest()
+        attempt = sum(e["channel"] == channel and e["round"] == round for e in self.entries())
+        entry = {"channel": channel, "round": round, "attempt": attempt, "charges": charges, "sha256": name, **(more or {})}
+        self._append("ledger.jsonl", entry)
+        assert self._charged is not None
         self._charged.add((channel, name))
         return True
 
+    def keep_trace(self, round: int, steps: Sequence[Mapping[str, Any]]) -> None:
+        """Append what training measured of itself in a round; it stays here (``fedkd.conformance``). Raises: OSError."""
+        self._append("trace.jsonl", {"round": round, "steps": [dict(s) for s in steps]})
+
+    def traces(self) -> list[dict[str, Any]]:
+        """What ``keep_trace`` wrote, oldest first."""
+        return self._lines("trace.jsonl")
+
     def entries(self) -> list[dict[str, Any]]:
         """Entries so far, oldest first; a line torn by a crash is left out, since its bytes never left."""
+        return self._lines("ledger.jsonl")
+
+    def _append(self, name: str, value: Mapping[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / name
+        torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+        with path.open("a", encoding="utf-8") as file:
+            file.write(("\n" if torn else "") + json.dumps(value) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(self.folder)
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
         try:
-            lines = (self.folder / "ledger.jsonl").read_text(encoding="utf-8").splitlines()
+            lines = (self.folder / name).read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return []
         found: list[dict[str, Any]] = []

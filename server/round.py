@@ -19,7 +19,7 @@ from fedkd.store import NEVER
 from fedkd.types import Array, Arrays, Schema, Upload
 from fedkd.uploads import Uploads, check
 
-COUNTED = ("num-examples", "num-test", "seconds", "taught", "charges")
+COUNTED = ("num-examples", "num-test", "seconds", "taught", "charges", "spent")
 """Metrics of an answer that sums and rows are made of: they must be finite and not negative."""
 
 
@@ -126,7 +126,8 @@ class Round:
             if not 0 <= metrics.get(name, 0) < math.inf:
                 raise UploadError(f"{name} = {metrics[name]} is not a count")
         weight = int(metrics.get("num-examples", 0))
-        if self.sizes is not None and weight != int(self.sizes[client]):
+        spent = weight == 0 and metrics.get("spent") == 1  # its privacy budget is used up: it changes nothing
+        if self.sizes is not None and weight != int(self.sizes[client]) and not spent:
             raise UploadError(f"num-examples = {weight} is not this client's number of training samples")
         return metrics, weight, *_state_of(content.get(f"state.{client}"), self.number)
 
@@ -200,6 +201,8 @@ class Round:
                 "val_accuracy": None,
                 "val_loss": None,
             }
+            if "spent" in answer.metrics:
+                row["spent"] = True
             if "charges" in answer.metrics:  # only a run with a mechanism counts releases
                 row["charges"] = int(answer.metrics["charges"])
                 row["charges_down"] = self.charges_down.get(client, 0)

@@ -15,7 +15,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from clients.cohort import one_thread
-from fedkd import outgoing, plugins
+from fedkd import guarantees, outgoing, plugins
 from fedkd import setting as settings
 from fedkd.config import Experiment, experiment_from, parse_args
 from fedkd.errors import ConfigError, RunError, WaitExpired
@@ -152,6 +152,7 @@ def _finish(
     said = outgoing.notes(setting)
     if said:
         summary["mechanism"] = {**said, **charges(folder)}
+    summary["guarantee"], summary["privacy"] = guarantees.privacy(setting, *strategy.ledgers())
     write_json(folder / "summary.json", summary)
     try:
         if experiment.report:

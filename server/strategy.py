@@ -19,7 +19,7 @@ from clients import codec
 from fedkd import outgoing
 from fedkd.errors import RunError, WorkerLost
 from fedkd.setting import Setting
-from fedkd.store import Commit, Lines, write_commit
+from fedkd.store import ClientStore, Commit, Lines, write_commit
 from fedkd.types import Array, Kinds
 from fedkd.uploads import Uploads
 from fedkd.vault import Vault
@@ -50,6 +50,7 @@ class MethodStrategy(Strategy):
         self.run, self.index = run, index
         self.commit, self.lines, self.folder, self.vault, self.on_round = commit, lines, folder, vault, on_round
         self.method = setting.module
+        self.homes = ClientStore(vault.folder.parent.parent, vault.folder.parent.name)
         self.round = self._open(max(0, commit.round))
         recording = setting.experiment.record == "messages"
         self.transcript = Transcript(folder / "transcript") if recording else None
@@ -65,7 +66,7 @@ class MethodStrategy(Strategy):
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Take the replies of one attempt."""
-        self.round.receive(list(replies))
+        self._receive(replies)
         return None, None
 
     def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
@@ -74,7 +75,7 @@ class MethodStrategy(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Scores of the evaluate-only round."""
-        self.round.receive(list(replies))
+        self._receive(replies)
         return None
 
     def start(
@@ -98,6 +99,18 @@ class MethodStrategy(Strategy):
         if self.commit.pending is not None:
             self._final_scores(grid, rounds, wait)
         return Result()
+
+    def _receive(self, replies: Iterable[Message]) -> None:
+        """Take replies. With metrics = "home" a simulation reads the scores from its clients' disks: none is in a message."""
+        self.round.receive(list(replies))
+        if self.setting.experiment.metrics == "home":
+            for client, answer in self.round.answers.items():
+                answer.metrics.update(self.homes.metrics(client, self.round.number))
+
+    def ledgers(self) -> tuple[dict[int, list[dict[str, Any]]], list[dict[str, Any]]]:
+        """(entries of every client that took part and whose ledger is on this machine, the server's own)."""
+        vaults = {c: Vault(self.homes.folder / str(c)) for c in np.flatnonzero(self.commit.last >= 0).tolist()}
+        return {c: v.entries() for c, v in vaults.items() if v.folder.exists()}, self.vault.entries()
 
     # ----- one round ----------------------------------------------------------------------------------------------------
     def _train_round(self, grid: Grid, number: int, wait: float) -> None:
@@ -137,7 +150,8 @@ class MethodStrategy(Strategy):
         state, extra = outgoing.split(commit.state)[0], {}
         r.uploads.sorted()
         if any(a.metrics.get("num-examples", 0) > 0 for a in r.answers.values()):
-            state, extra = self.method.aggregate(self.setting, state, r.number, r.uploads)
+            uploads = outgoing.combined(self.setting, r.number, state, r.uploads, self.vault)
+            state, extra = self.method.aggregate(self.setting, state, r.number, uploads)
         if self.transcript is not None:
             self.transcript.uploads(r.number, r.uploads.rows)
         done = {**self.method.trace(self.setting, r.number), **extra}
@@ -208,7 +222,10 @@ class MethodStrategy(Strategy):
         schema = s.module.schema(s, number) if number < s.rounds else {}
         uploads = Uploads(number, len(cohort), schema)
         held = outgoing.split(self.commit.state)[1]
-        return Round(number, cohort, uploads, self.sizes, s.experiment.max_upload_mb * 2**20, held=held)
+        sizes = self.sizes
+        if sizes is not None and s.experiment.metrics == "home":  # K_n is not known here, unless rows give it away
+            sizes = None if outgoing.has_rows(s, number) else np.minimum(sizes, 1)
+        return Round(number, cohort, uploads, sizes, s.experiment.max_upload_mb * 2**20, held=held)
 
     def _down(self, number: int, clients: list[int]) -> tuple[Kinds, dict[int, Kinds]]:
         """(what is shared, what is each client's own) as it leaves: the method's broadcast through the mechanism."""

@@ -124,7 +124,9 @@ def statement_tables(run: RunFolder) -> list[Table]:
     tables = []
     privacy = run.summary.get("privacy")
     if isinstance(privacy, dict) and privacy:
-        tables.append(_fields("Recorded guarantee, with its unit and assumptions", privacy))
+        for one in privacy.get("statements") or [privacy]:
+            shown = {str(k).replace("_", " "): _listed(v) for k, v in one.items()}
+            tables.append(_fields("Recorded guarantee, with its unit and assumptions", shown))
     mechanism = run.summary.get("mechanism")
     if isinstance(mechanism, dict) and mechanism:
         shown = {str(k).replace("_", " "): _listed(v) for k, v in mechanism.items() if k != "statement"}

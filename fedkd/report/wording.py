@@ -142,12 +142,14 @@ def _privacy(run: RunFolder) -> list[str]:
     guarantee = run.summary.get("privacy")
     audits = run.summary.get("audits")
     said = _mechanism(run)
+    default = "A guarantee was computed." if guarantee else "No privacy guarantee is computed for this run."
+    line = str(run.summary.get("guarantee") or default)
     if not guarantee and not audits:
-        return ["No privacy guarantee is computed for this run; nothing here was attacked.", *said]
-    first = "A guarantee was computed; it holds only with the unit and assumptions printed with it."
+        return [line.removesuffix(".") + "; nothing here was attacked.", *said]
+    first = f"{line} It holds only with the unit and assumptions printed with it."
     ran = len(audits) if isinstance(audits, list) else 1
     second = f"{count(ran, 'audit')} ran." if audits else "Nothing here was attacked."
-    return [first if guarantee else "No privacy guarantee is computed for this run.", second, *said]
+    return [first if guarantee else line, second, *said]
 
 
 def _mechanism(run: RunFolder) -> list[str]:

@@ -223,7 +223,7 @@ def test_a_recorded_guarantee_is_printed_with_all_its_fields(write_run: Callable
     assert "epsilon 3.2 delta 1e-05 unit client" in text
     assert "attack membership auc 0.5" in text
     assert "No privacy guarantee" not in text
-    assert "holds only with the unit and assumptions" in text
+    assert "A guarantee was computed. It holds only with the unit and assumptions" in text
 
 
 def test_a_mechanism_says_what_it_did_and_what_it_did_not_protect(write_run: Callable[..., Path]) -> None:
