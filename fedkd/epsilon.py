@@ -112,6 +112,24 @@ def _rdp(events: tuple[Event, ...], delta: float, orders: tuple[float, ...]) -> 
     return float(accountant.get_epsilon(delta))
 
 
+def noise_for(wanted: float, delta: float, rate: float, times: int) -> float:
+    """The smallest noise multiplier (to 0.1 %) at which ``times`` releases at ``rate`` spend at most ``wanted`` by ``pld``.
+
+    Raises: ConfigError for an epsilon, delta, rate or number out of range.
+    """
+    if not (0 < wanted < math.inf and 0 < delta < 1 and 0 < rate <= 1 and times >= 1):
+        raise ConfigError(
+            f"noise for epsilon = {wanted}, delta = {delta}, rate = {rate}, {times} releases: each must be above 0"
+        )
+    low, high = 0.0, 1.0
+    while pld((Event(high, rate, times),), delta) > wanted:
+        low, high = high, 2 * high
+    while high - low > 1e-3 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if pld((Event(middle, rate, times),), delta) <= wanted else (middle, high)
+    return high
+
+
 def _one_gaussian(events: tuple[Event, ...]) -> float:
     return 1 / math.sqrt(math.fsum(e.times / e.noise_multiplier**2 for e in events))
 

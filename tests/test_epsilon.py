@@ -9,6 +9,7 @@ import pytest
 
 from fedkd import epsilon
 from fedkd.epsilon import Event
+from fedkd.errors import ConfigError
 from fedkd.mechanisms import clip_noise
 
 DELTA = 1e-5
@@ -74,3 +75,16 @@ def test_an_event_survives_the_ledger() -> None:
     event = Event(1.25, 0.2, 7)
     assert epsilon.from_json(event.to_json()) == event
     assert epsilon.merged([event, event]) == (Event(1.25, 0.2, 14),)
+
+
+@pytest.mark.parametrize(("wanted", "known"), [(1.0, 11.8), (4.0, 3.5), (8.0, 2.05)])
+def test_noise_for_an_epsilon_is_that_of_the_specification_and_spends_no_more(wanted: float, known: float) -> None:
+    """K = 70, batch 16, 40 epochs of 70 / 16 steps, delta 1e-5 (specs: guarantees)."""
+    found = epsilon.noise_for(wanted, DELTA, 16 / 70, 175)
+    assert found == pytest.approx(known, rel=0.04)
+    assert epsilon.pld((Event(found, 16 / 70, 175),), DELTA) <= wanted
+
+
+def test_noise_for_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="noise for epsilon = 0"):
+        epsilon.noise_for(0.0, DELTA, 1.0, 1)

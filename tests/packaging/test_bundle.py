@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import subprocess
+import tomllib
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -52,11 +55,30 @@ def test_the_bundle_is_small(bundle: Path) -> None:
     assert bundle.stat().st_size < 2**20
 
 
-def test_it_carries_every_module_of_the_apps_and_every_configuration(names: set[str]) -> None:
-    wanted = {n for n in listed("clients", "server", "fedkd", "configs") if n.endswith((".py", ".json", ".toml"))}
-    dropped = {n for n in wanted if n.rpartition("/")[2].startswith("test_") or n.endswith("_test.py")}
+def left_out(name: str) -> bool:
+    """Whether a file is of a central study: such patterns name no folder, so ``*`` reaches no plug-in."""
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["fab-exclude"]
+    return any(fnmatch(name, p) and name.count("/") == p.count("/") for p in patterns)
+
+
+def test_it_carries_every_module_of_the_apps_and_their_configurations(names: set[str]) -> None:
+    files = {n for n in listed("clients", "server", "fedkd", "configs") if n.endswith((".py", ".json", ".toml"))}
+    dropped = {n for n in files if n.rpartition("/")[2].startswith("test_") or n.endswith("_test.py")}
     assert not dropped, "Flower never ships files that are named like tests"
-    assert wanted <= names
+    assert {n for n in files if not left_out(n)} == {n for n in names if n in files}
+
+
+def test_nothing_in_it_imports_what_is_left_out(names: set[str]) -> None:
+    """Apps and every plug-in run from the bundle alone, imports inside functions included."""
+    missing = {n[:-3].replace("/", ".") for n in listed("fedkd") if n.endswith(".py") and left_out(n)}
+    assert len(missing) > 20
+    for name in sorted(n for n in names if n.endswith(".py")):
+        for node in ast.walk(ast.parse((ROOT / name).read_text())):
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            wanted = {a.name for a in node.names} if isinstance(node, ast.Import) else set()
+            if isinstance(node, ast.ImportFrom):
+                wanted = {module, *(f"{module}.{a.name}" for a in node.names)}
+            assert not wanted & missing, f"{name} imports {wanted & missing}"
 
 
 def test_it_carries_nothing_else(names: set[str]) -> None:
