@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from fedkd.config import digest8, parse_table
 from fedkd.distill import Training
 from fedkd.errors import ConfigError
 from fedkd.language import check_size
-from fedkd.swing_plan import Net, changed
+from fedkd.swing_plan import Net, changed, study_file
 
 FORMAT = 1
 """Version of every draw and file of a study; part of its hash."""
@@ -217,14 +216,7 @@ def read_plan(path: Path) -> Plan:
 
     Raises: ConfigError for a missing file, text that is not TOML, an unknown field or arm, a wrong type or value.
     """
-    try:
-        whole = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"no configuration {path}: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path.name} is not valid TOML: {error}") from None
-    if whole.pop("kind", "memorization") != "memorization":
-        raise ConfigError(f'{path.name}: kind must be "memorization"')
+    whole = study_file(path, "memorization")
     default = Plan(path.stem)
     tables = ("text", "teacher", "student", "scout", "own")
     own = {name: changed(getattr(default, name), whole.pop(name, {}), f"{path.name}: [{name}]") for name in tables}

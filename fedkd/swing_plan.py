@@ -171,11 +171,10 @@ class Task:
         return f"s{self.seed}-{self.regime}-{self.arm}" + (f"-x{self.factor}" if self.factor > 1 else "")
 
 
-def read_plan(path: Path) -> Plan:
-    """A TOML file with ``kind = "swing"``, the fields of :class:`Plan`, and tables for text, canaries, teacher, student and
-    protection.
+def study_file(path: Path, kind: str) -> dict[str, Any]:
+    """The content of a study's TOML file without its ``kind``.
 
-    Raises: ConfigError for a missing file, text that is not TOML, an unknown field or arm, a wrong type or value.
+    Raises: ConfigError for a missing file, text that is not TOML, or a study of another kind.
     """
     try:
         whole = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -183,8 +182,18 @@ def read_plan(path: Path) -> Plan:
         raise ConfigError(f"no configuration {path}: {error.strerror}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path.name} is not valid TOML: {error}") from None
-    if whole.pop("kind", "swing") != "swing":
-        raise ConfigError(f'{path.name}: kind must be "swing"')
+    if whole.pop("kind", kind) != kind:
+        raise ConfigError(f'{path.name}: kind must be "{kind}"')
+    return whole
+
+
+def read_plan(path: Path) -> Plan:
+    """A TOML file with ``kind = "swing"``, the fields of :class:`Plan`, and tables for text, canaries, teacher, student and
+    protection.
+
+    Raises: ConfigError for a missing file, text that is not TOML, an unknown field or arm, a wrong type or value.
+    """
+    whole = study_file(path, "swing")
     default = Plan(path.stem)
     tables = ("text", "canaries", "teacher", "student", "protection")
     own = {name: changed(getattr(default, name), whole.pop(name, {}), f"{path.name}: [{name}]") for name in tables}
