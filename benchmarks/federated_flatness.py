@@ -8,16 +8,12 @@ A finished run is not repeated. Everything was fixed before the first run.
 
 from __future__ import annotations
 
-import argparse
-import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.federated_swing import CONFIG, SENT, SETTINGS, finished, protected, span
+from benchmarks.federated_swing import CONFIG, SENT, SETTINGS, finished, protected, span, study
 from fedkd import plugins, rng, transcripts
 from fedkd.attacks import flatness
 from fedkd.config import parse_args
@@ -27,8 +23,7 @@ from fedkd.label_exposure import audit, curves, label_strings
 from fedkd.metrics import auc_delong, halves, tpr_at_fpr
 from fedkd.report.run_folder import read_run
 from server.run_folder import run_id, state_root_of
-from simulations.pool import worker
-from simulations.run import load, provenance
+from simulations.run import load
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2)
@@ -162,20 +157,13 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run, audit, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "federated_flatness")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results")
-    given = parser.parse_args()
-    jobs = [(arm, seed, given.output) for seed in SEEDS for arm in ARMS]
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), initializer=worker) as pool:
-        runs = list(pool.map(one, *zip(*jobs, strict=True)))
-    result = {"schema": 1, "command": "python -m benchmarks.federated_flatness", "seeds": list(SEEDS), "rows": summarise(runs),
-              "provenance": provenance(), "runs": runs}  # fmt: skip
-    given.results.mkdir(parents=True, exist_ok=True)
-    (given.results / "federated_flatness.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    page = table(result)
-    (given.results / "federated_flatness.md").write_text(page, encoding="utf-8")
-    print(page)
+    study("federated_flatness", str(__doc__), one, [(arm, seed) for seed in SEEDS for arm in ARMS], summed, table, indent=1)
+
+
+def summed(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the page is drawn from."""
+    rows = summarise(runs)
+    return {"schema": 1, "command": "python -m benchmarks.federated_flatness", "seeds": list(SEEDS), "rows": rows}
 
 
 if __name__ == "__main__":

@@ -10,27 +10,23 @@ each client alone, so that half of what stands three times is memorized.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import multiprocessing
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.federated_swing import finished, span
+from benchmarks.federated_swing import finished, span, study
 from fedkd.finished import open_finished
 from fedkd.intervals import Bools, t_interval
 from fedkd.memorization import dose_response, inheritance, share
 from fedkd.passage_recall import recall
 from fedkd.report.run_folder import read_run
 from server.run_folder import run_id, state_root_of
-from simulations.pool import worker
-from simulations.run import load, provenance
+from simulations.run import load
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "fedmd-shakespeare-passages.toml"
@@ -123,12 +119,14 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
     rows = []
     for arm in ARMS:
         own = [r for r in runs if r["arm"] == arm]
-        each = [figures(r, alone[r["seed"]]) for r in own]
+        before = [alone[r["seed"]] for r in own]
+        each = [figures(r, b) for r, b in zip(own, before, strict=True)]
         row: dict[str, Any] = {"arm": arm, "disagree": sum(r["disagree"] for r in own)}
         for name in ("perplexity", "accuracy"):
             row[name] = over(r[name] for r in own)
         for name in ("own", "own, control", "r50"):
             row[name] = over(e[name] for e in each)
+        row["own, minus alone"] = over(e["own"] - figures(b, b)["own"] for e, b in zip(each, before, strict=True))
         for name in ("own by copies", "own by client"):
             row[name] = {k: float(np.mean([e[name][k] for e in each])) for k in each[0][name]}
         for half in HALVES:
@@ -162,11 +160,12 @@ def table(result: Mapping[str, Any]) -> str:
         "alone. Passages are dealt to numbers of copies at random, so what a change has more with the most copies than with "
         "none comes from their holder.",
         "",
-        "| run | perplexity | own model, % | own model, never planted, % | r50 of own, copies |",
-        "| --- |" + " ---: |" * 4,
+        "| run | perplexity | own model, % | minus alone, points | own model, never planted, % | r50 of own, copies |",
+        "| --- |" + " ---: |" * 5,
     ]
     for r in rows:
-        lines.append(_line(r["arm"], span(r["perplexity"]), _percent(r["own"]), _percent(r["own, control"]), span(r["r50"])))
+        shares = (_percent(r[name]) for name in ("own", "own, minus alone", "own, control"))
+        lines.append(_line(r["arm"], span(r["perplexity"]), *shares, span(r["r50"])))
     head = ("run", "passages", "memorized, %", "inherited, % (over seeds)", "pooled (Clopper-Pearson)", "change of log10 p_z",
             "with the most copies minus with none")  # fmt: skip
     lines += ["", "Other clients' models:", "", _line(*head), "| --- | --- |" + " ---: |" * 5]
@@ -209,20 +208,7 @@ def _pooled(found: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """Run, ask, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "federated_memorization")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results")
-    parser.add_argument("--workers", type=int, default=2)
-    given = parser.parse_args()
-    jobs = [(arm, seed, given.output) for seed in SEEDS for arm in ARMS]
-    with ProcessPoolExecutor(given.workers, multiprocessing.get_context("spawn"), initializer=worker) as pool:
-        runs = list(pool.map(one, *zip(*jobs, strict=True)))
-    result = {**summarise(runs), "provenance": provenance(), "runs": runs}
-    given.results.mkdir(parents=True, exist_ok=True)
-    (given.results / "federated_memorization.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
-    page = table(result)
-    (given.results / "federated_memorization.md").write_text(page, encoding="utf-8")
-    print(page)
+    study("federated_memorization", str(__doc__), one, [(arm, seed) for seed in SEEDS for arm in ARMS], summarise, table)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -108,43 +109,61 @@ def span(value: list[float] | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value[0]:.{digits}f} [{value[1]:.{digits}f}, {value[2]:.{digits}f}]"
 
 
-def main() -> None:
-    """Run, audit, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "federated_swing")
+def study(
+    name: str,
+    said: str,
+    one: Callable[..., dict[str, Any]],
+    jobs: Sequence[tuple[Any, ...]],
+    summarise: Callable[[list[dict[str, Any]]], dict[str, Any]],
+    table: Callable[[dict[str, Any]], str],
+    indent: int | None = None,
+) -> None:
+    """Command of a federated study: run ``one(*job, output)`` in processes, write ``<name>.json`` and ``<name>.md``, print."""
+    parser = argparse.ArgumentParser(description=said, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / name)
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results")
+    parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
-    jobs = [(reading, arm, seed, given.output) for reading in READINGS for arm in ARMS for seed in SEEDS]
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), initializer=worker) as pool:
-        found = list(pool.map(one, *zip(*jobs, strict=True)))
+    with ProcessPoolExecutor(given.workers, multiprocessing.get_context("spawn"), initializer=worker) as pool:
+        waiting = [pool.submit(one, *job, given.output) for job in jobs]
+        runs = [w.result() for w in waiting]
+    result = {**summarise(runs), "provenance": provenance(), "runs": runs}
+    given.results.mkdir(parents=True, exist_ok=True)
+    (given.results / f"{name}.json").write_text(json.dumps(result, indent=indent) + "\n", encoding="utf-8")
+    page = table(result)
+    (given.results / f"{name}.md").write_text(page, encoding="utf-8")
+    print(page)
+
+
+def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means and t intervals over seeds, per reading and arm."""
     rows = []
     for reading in READINGS:
         for arm in ARMS:
-            own = [f for f in found if f["reading"] == reading and f["arm"] == arm]
+            own = [f for f in runs if f["reading"] == reading and f["arm"] == arm]
             bits = {
                 name: list(t_interval([f["bits"][name] for f in own])[:3]) for name in ("released", "own model", "other models")
             }
             accuracy = list(t_interval([f["accuracy"] for f in own])[:3])
             sent = None if own[0]["labels_sent"] is None else sum(f["labels_sent"] for f in own) / len(own)
-            base = [f["accuracy"] for f in found if f["reading"] == reading and f["arm"] == "none"]
+            base = [f["accuracy"] for f in runs if f["reading"] == reading and f["arm"] == "none"]
             cost = list(paired_t([f["accuracy"] for f in own], base)[:3]) if arm != "none" else None
             rows.append(
                 {"minus_none": cost, "reading": reading, "arm": arm, "accuracy": accuracy, "bits": bits, "labels_sent": sent}
             )
-    result = {
+    return {
         "schema": 1,
         "command": "python -m benchmarks.federated_swing",
-        "provenance": provenance(),
-        "strings": sum(f["strings"] for f in found) / len(found),
-        "ceiling": found[0]["ceiling"],
+        "strings": sum(f["strings"] for f in runs) / len(runs),
+        "ceiling": runs[0]["ceiling"],
         "rows": rows,
-        "runs": found,
     }
-    given.results.mkdir(parents=True, exist_ok=True)
-    (given.results / "federated_swing.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    page = table(result)
-    (given.results / "federated_swing.md").write_text(page, encoding="utf-8")
-    print(page)
+
+
+def main() -> None:
+    """Run, audit, write."""
+    jobs = [(reading, arm, seed) for reading in READINGS for arm in ARMS for seed in SEEDS]
+    study("federated_swing", str(__doc__), one, jobs, summarise, table, indent=1)
 
 
 if __name__ == "__main__":

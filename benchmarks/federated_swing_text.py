@@ -10,18 +10,15 @@ without a mechanism was run once before the others, for its time, and nothing wa
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.federated_swing import finished, protected, span
+from benchmarks.federated_swing import finished, protected, span, study
 from fedkd import transcripts
 from fedkd.attacks import flatness
 from fedkd.config import parse_args
@@ -32,8 +29,7 @@ from fedkd.metrics import auc
 from fedkd.report.run_folder import read_run
 from fedkd.text_exposure import VIEWS, of_models, of_rows, planted
 from server.run_folder import run_id, state_root_of
-from simulations.pool import worker
-from simulations.run import load, provenance
+from simulations.run import load
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "fedmd-shakespeare.toml"
@@ -156,20 +152,7 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run, audit, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "federated_swing_text")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results")
-    parser.add_argument("--workers", type=int, default=2)
-    given = parser.parse_args()
-    jobs = [(arm, seed, given.output) for seed in SEEDS for arm in ARMS]
-    with ProcessPoolExecutor(given.workers, multiprocessing.get_context("spawn"), initializer=worker) as pool:
-        runs = list(pool.map(one, *zip(*jobs, strict=True)))
-    result = {**summarise(runs), "provenance": provenance(), "runs": runs}
-    given.results.mkdir(parents=True, exist_ok=True)
-    (given.results / "federated_swing_text.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
-    page = table(result)
-    (given.results / "federated_swing_text.md").write_text(page, encoding="utf-8")
-    print(page)
+    study("federated_swing_text", str(__doc__), one, [(arm, seed) for seed in SEEDS for arm in ARMS], summarise, table)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ from fedkd.train import BatchLoss, Job, NoisySteps
 from fedkd.types import ClientData, Kinds, Upload
 from fedkd.uploads import Uploads
 
+ADJACENCY = "add/remove"
+"""A canary is in or out; claims of another adjacency are refused."""
 SCALE = 100.0
 """How far above the clip bound a canary's gradient is: without clipping it stands out by that factor."""
 
@@ -156,9 +158,11 @@ def noisy_means(config: Config, setting: Setting, data: ClientData, rounds: int,
         rounds: in which each canary that is in takes part.
         claimed: epsilon of that many participations at ``delta`` by the accountant.
 
-    Raises: ConfigError for more canaries than values of the model, or for noise from the seed.
+    Raises: ConfigError for more canaries than values of the model, noise from the seed, or a claim for replaced users.
     """
     hooks, c = setting.mechanism.module, setting.mechanism.config
+    if c.adjacency != ADJACENCY:
+        raise ConfigError(f'canaries are in or out: adjacency = "{c.adjacency}" cannot be audited; valid: {ADJACENCY}')
     if c.insecure_seeded_noise:
         raise ConfigError("an audit needs insecure_seeded_noise = false: noise that everyone can repeat hides nothing")
     shapes = {n: v.shape for n, v in setting.initial().items()}
@@ -186,7 +190,6 @@ def _one_place(shapes: Mapping[str, Sequence[int]], place: int, size: float) -> 
 
 def _bracket(config: Config, mechanism: str, reads: str, score: Floats, inside: Bools, claimed: float, delta: float) -> Bracket:
     said = guarantees.row(mechanism)
-    adjacency = "add/remove" if mechanism == "user_clip_noise" else said.adjacency
     one = one_run.audit(one_run.Config(delta, config.guesses, config.alpha, config.seed), score=score, member=inside)
     two = two_sample.audit(two_sample.Config(delta, config.alpha, seed=config.seed), score=score, member=inside)
-    return Bracket(mechanism, said.unit, adjacency, reads, said.adversary, one, two, claimed)
+    return Bracket(mechanism, said.unit, ADJACENCY, reads, said.adversary, one, two, claimed)

@@ -24,7 +24,7 @@ from torch.func import grad, vmap
 
 from fedkd import rng
 from fedkd.layers import Params
-from fedkd.train import FlatVector, Job, NoisySteps
+from fedkd.train import FlatVector, Job, NoisySteps, descend
 from fedkd.types import Array
 
 ROWS = 16
@@ -94,14 +94,7 @@ def train(job: Job, steps: NoisySteps) -> dict[str, Tensor]:
     for step in range(steps.steps):
         rows = batch(steps, step, len(job.y))
         _write_gradient(flat, views, gradients, torch.from_numpy(rows).to(job.x.device), steps, step, job.trace)
-        with torch.no_grad():
-            if job.weight_decay:
-                flat.grads.add_(flat.values, alpha=job.weight_decay)
-            if job.momentum and velocity is None:
-                velocity = flat.grads.clone()
-            elif velocity is not None:
-                velocity.mul_(job.momentum).add_(flat.grads)
-            flat.values.add_(flat.grads if velocity is None else velocity, alpha=-job.learning_rate)
+        velocity = descend(flat, velocity, job)
     fixed = {n: v.clone() for n, v in job.params.items() if n not in views}
     return {**fixed, **views}
 

@@ -95,6 +95,19 @@ class FlatVector:
             self.views[name] = leaf
 
 
+@torch.no_grad()
+def descend(flat: FlatVector, velocity: Tensor | None, job: Job) -> Tensor | None:
+    """One update by the gradient in ``flat.grads``, weight decay first; returns the momentum buffer (None without momentum)."""
+    if job.weight_decay:
+        flat.grads.add_(flat.values, alpha=job.weight_decay)
+    if job.momentum and velocity is None:
+        velocity = flat.grads.clone()
+    elif velocity is not None:
+        velocity.mul_(job.momentum).add_(flat.grads)
+    flat.values.add_(flat.grads if velocity is None else velocity, alpha=-job.learning_rate)
+    return velocity
+
+
 def sgd(job: Job) -> dict[str, Tensor]:
     """Train a copy of the job's parameters by SGD with momentum (fresh buffer) and return it, detached.
 
@@ -116,14 +129,7 @@ def sgd(job: Job) -> dict[str, Tensor]:
             flat.grads.zero_()
             targets = {n: t[rows] for n, t in job.targets.items()}
             job.loss(params, job.x[rows], job.y[rows], targets).mean().backward()
-            with torch.no_grad():
-                if job.weight_decay:
-                    flat.grads.add_(flat.values, alpha=job.weight_decay)
-                if job.momentum and velocity is None:
-                    velocity = flat.grads.clone()
-                elif velocity is not None:
-                    velocity.mul_(job.momentum).add_(flat.grads)
-                flat.values.add_(flat.grads if velocity is None else velocity, alpha=-job.learning_rate)
+            velocity = descend(flat, velocity, job)
     return {n: v.detach() for n, v in params.items()}
 
 

@@ -176,5 +176,5 @@ def test_other_inputs_of_the_same_round_are_another_charge(tmp_path: Path) -> No
     assert [e["attempt"] for e in vault.entries()] == [0, 1]
 
 
-def test_the_default_hash_and_run_are_as_before(tmp_path: Path) -> None:
+def test_metrics_at_home_weigh_every_client_the_same_so_another_model_comes_out(tmp_path: Path) -> None:
     assert final_hash(run(small(tmp_path / "a"))) != final_hash(run(small(tmp_path / "b", metrics="home")))

@@ -37,13 +37,13 @@ ACTIVE = {
     "user_clip_noise": f"{ROWS}, {SEEDED}", "clip_noise": f'pass_through = ["labels", "weights"], {SEEDED}',
     "pool": "group = 4", "permute": SEEDED,
 }  # fmt: skip
+"""Arguments with which a file acts on every hook that it has."""
 OPEN = {
     "swing": OTHERS, "dpsgd": ["features", "ids", "labels", "soft_labels"], "clip_noise": ["labels", "weights"],
     "user_clip_noise": ["features", "ids", "labels", "soft_labels"],
     "pool": sorted([*OTHERS, "soft_labels"]), "permute": sorted([*OTHERS, "soft_labels"]),
 }  # fmt: skip
 """What each leaves unprotected when FedD2S sends features."""
-"""Arguments with which a file acts on every hook that it has."""
 HOOKS = {
     "check": ["setting"],
     "local": ["setting", "round", "data", "job", "secret"],
