@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -152,7 +153,9 @@ class _Actors(Pool):
             reply: Message = ray.get(self.calls.pop(position))
             return reply
         except ray.exceptions.RayError as error:  # the actor or its node is gone, or what it sent is
-            raise Died(f"{type(error).__name__}: {first_line(error)}") from None
+            death = f"{type(error).__name__}: {first_line(error)}"
+            print(f"a Ray actor died while it ran its clients ({death})", file=sys.stderr, flush=True)
+            raise Died(death) from None
 
     def replace(self, position: int) -> str:
         """Start another actor; where the cluster has room for fewer now, share one that lives.
@@ -172,6 +175,7 @@ class _Actors(Pool):
             if not shared:
                 raise WaitExpired(f"no Ray actor started within node-wait-s = {self.wait:g}")
             self.actors[position] = shared[0]
+            print("Ray has room for fewer actors now: one does the work of two", file=sys.stderr, flush=True)
             return ""
         raise RunError(f"a Ray actor ended {DEATHS} times before it took a message")
 

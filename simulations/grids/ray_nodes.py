@@ -78,6 +78,7 @@ def connected(address: str, need: Need, workers: int) -> Iterator[None]:
                     _join(address, folder)
                 else:
                     _start(folder, need, workers)
+            _hush()
             random.setstate(drawn)  # Ray draws from the global generator
             yield
     finally:
@@ -306,6 +307,13 @@ def _loopback(on: bool) -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _hush() -> None:
+    """Keep Ray from saying on stdout what died: a command's JSON goes there (not public API: one function, one test)."""
+    from ray._private import worker
+
+    worker._worker_logs_enabled = False
 
 
 @contextlib.contextmanager
