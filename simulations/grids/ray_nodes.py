@@ -277,6 +277,7 @@ def _private_variables() -> dict[str, str | None]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DISABLE_DOCKER_CPU_WARNING": "1",
+        "RAY_worker_niceness": "0",  # Ray's 15 would let everything else on the machine go first
     }
 
 
