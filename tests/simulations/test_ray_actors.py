@@ -17,9 +17,10 @@ from fedkd.errors import ConfigError, RunError, WaitExpired
 from fedkd.prepare import prepare
 from simulations.doctor import examine
 from simulations.grids import ray as grid
-from simulations.grids import ray_nodes
+from simulations.grids import ray_nodes, ray_runtime
 from simulations.grids.dispatch import CODE_GONE, identify, stamp
-from simulations.grids.ray_nodes import Need, differences, look
+from simulations.grids.ray_nodes import differences, look
+from simulations.grids.ray_runtime import Need
 from simulations.run import USAGE, execute
 from tests.small_runs import small
 
@@ -287,7 +288,7 @@ def test_a_node_that_cannot_write_says_so(tmp_path: Path) -> None:
 def test_a_wrong_address_is_refused_within_seconds(tmp_path: Path, address: str, said: str) -> None:
     drawn = random.getstate()
     with pytest.raises(ConfigError, match=said):
-        ray_nodes._join(address, tmp_path)
+        ray_runtime._join(address, tmp_path)
     assert random.getstate() == drawn
     assert list(tmp_path.iterdir()) == []
 
@@ -295,7 +296,7 @@ def test_a_wrong_address_is_refused_within_seconds(tmp_path: Path, address: str,
 def test_doctor_lists_what_differs_on_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from contextlib import nullcontext
 
-    monkeypatch.setattr(ray_nodes, "connected", lambda address, need, workers: nullcontext())
+    monkeypatch.setattr(ray_runtime, "connected", lambda address, need, workers: nullcontext())
     monkeypatch.setattr(ray_nodes, "capacity", lambda need: 3)
     monkeypatch.setattr(ray_nodes, "problems", lambda e, address: [("10.0.0.2 (ab)", "state-root is another", "mount it")])
     found = {f["check"]: f for f in examine(small(tmp_path), ray_address="h:1")}
