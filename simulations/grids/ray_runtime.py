@@ -12,7 +12,6 @@ import os
 import random
 import secrets
 import shutil
-import socket
 import sys
 import tempfile
 import uuid
@@ -99,12 +98,8 @@ def _join(address: str, folder: Path) -> None:
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit():
         raise ConfigError(f"--ray-address {address!r}; valid: host:port of the cluster's head, as ray start prints it")
-    try:
-        socket.create_connection((host, int(port)), timeout=ANSWER).close()
-    except OSError as error:
-        raise ConfigError(
-            f"no Ray answers at {address} ({error.strerror or error}); start one: ray start --head --port {port}"
-        ) from None
+    if (said := heard(address)) != "OK":
+        raise ConfigError(f"no head of a Ray cluster answers at {address} ({said}); start one: ray start --head --port {port}")
     sources = folder / "sources"
     for part in SHIPPED:
         shutil.copytree(APP / part, sources / part, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
@@ -119,6 +114,22 @@ def _join(address: str, folder: Path) -> None:
             f"cannot join the Ray cluster at {address}: {said[0] if said else type(error).__name__}; "
             f"run this command on a node of the cluster (ray start --address {address})"
         ) from None
+
+
+def heard(address: str, seconds: float = ANSWER) -> str:
+    """ "OK" where the head of a Ray cluster answers, else why not. Ray itself asks whatever listens there for ever.
+
+    What is asked is gRPC's standard health question, which the head answers to everybody.
+    """
+    import grpc
+
+    with grpc.insecure_channel(address) as channel:
+        ask = channel.unary_unary("/grpc.health.v1.Health/Check")
+        try:
+            ask(b"", timeout=seconds)
+        except grpc.RpcError as error:
+            return str(error.code().name)
+    return "OK"
 
 
 def _quiet() -> dict[str, Any]:
