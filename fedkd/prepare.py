@@ -4,7 +4,7 @@ Whoever starts a run calls ``prepare``; clients call ``open_data`` and memory-ma
 the data set's library or flwr-datasets. Files: ``x.npy``, ``y.npy`` (a sample's id is its row number), ``rows.npy``
 (its row in the data set), ``{train,val,test,extra}.npy`` with ``*_offsets.npy``, ``histogram.npy``, ``holdout.npy``,
 ``canaries.npz``, ``public.npy`` where there are public transfer rows, ``meta.json``. A generating data set has ``sizes.npy``
-and ``meta.json``; where its rows are few they are made once and stored too, with ``starts.npy``, so that no round makes them again.
+and ``meta.json``; where its rows are few they are made once and stored too, with ``starts.npy``.
 """
 
 from __future__ import annotations

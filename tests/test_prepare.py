@@ -242,7 +242,6 @@ def test_stored_rows_are_the_generated_rows(tmp_path: Path, monkeypatch: pytest.
     assert np.array_equal(stored.histogram, made.histogram)
 
 
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
