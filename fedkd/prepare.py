@@ -200,7 +200,8 @@ def open_data(path: Path) -> Prepared:
         if pin["bytes"] <= SMALL and file_sha256(file) != pin["sha256"]:
             raise DataError(f"{file} does not match its sha256; {redo}")
         if file.suffix == ".npy":
-            arrays[file.stem] = np.load(file, mmap_mode="r", allow_pickle=False)
+            # still mapped; the class np.memmap would make each of a round's many slices an object of its own bookkeeping
+            arrays[file.stem] = np.load(file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     return Prepared(path, meta, arrays)
 
 
