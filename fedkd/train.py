@@ -89,12 +89,11 @@ class FlatVector:
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
-        self.spans: dict[str, tuple[int, int, torch.Size]] = {}
-        size = 0
-        for name, value in tensors.items():
-            self.spans[name] = (size, value.numel(), value.shape)
-            size += -(-value.numel() // 16) * 16
-        self.values = torch.zeros(-(-size // 64) * 64, device=device)
+        self.shapes = {n: (v.numel(), v.shape) for n, v in tensors.items()}
+        self._rooms = [-(-size // 16) * 16 for size, _ in self.shapes.values()]
+        used = sum(self._rooms)
+        self._rooms.append(-used % 64)
+        self.values = torch.zeros(used + self._rooms[-1], device=device)
         self.grads, self.velocity = torch.zeros_like(self.values), torch.zeros_like(self.values)
         self.views = {n: v.requires_grad_(True) for n, v in self._views(self.values).items()}
         self.slots = list(self._views(self.grads).values())
@@ -105,12 +104,16 @@ class FlatVector:
         self.load(tensors)
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
-        return {n: flat[start : start + size].view(shape) for n, (start, size, shape) in self.spans.items()}
+        rooms = flat.split_with_sizes(self._rooms)
+        return {
+            n: (room if len(room) == size else room[:size]).view(shape)
+            for (n, (size, shape)), room in zip(self.shapes.items(), rooms, strict=False)
+        }
 
     def fits(self, tensors: Mapping[str, Tensor]) -> bool:
         """Whether ``load`` takes these: the same names and shapes in the same order, on the same device."""
-        return list(self.spans) == list(tensors) and all(
-            v.shape == self.spans[n][2] and v.device == self.values.device for n, v in tensors.items()
+        return list(self.shapes) == list(tensors) and all(
+            v.shape == self.shapes[n][1] and v.device == self.values.device for n, v in tensors.items()
         )
 
     @torch.no_grad()
