@@ -106,8 +106,8 @@ class FlatVector:
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
         rooms = flat.split_with_sizes(self._rooms)
         return {
-            n: (room if len(room) == size else room[:size]).view(shape)
-            for (n, (size, shape)), room in zip(self.shapes.items(), rooms, strict=False)
+            n: (part if room == size else part[:size]).view(shape)
+            for (n, (size, shape)), room, part in zip(self.shapes.items(), self._rooms, rooms, strict=False)
         }
 
     def fits(self, tensors: Mapping[str, Tensor]) -> bool:

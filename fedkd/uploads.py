@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -62,6 +63,7 @@ def nbytes(kinds: Mapping[str, Arrays]) -> int:
     return sum(a.nbytes for arrays in kinds.values() for a in arrays.values())
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def check(schema: Schema, upload: Upload, max_bytes: float) -> None:
     """Refuse a record that is not what the method declared for this round.
 
@@ -99,5 +101,4 @@ def check(schema: Schema, upload: Upload, max_bytes: float) -> None:
 def _finite(value: Array) -> bool:
     """Whether all numbers are; a sum of squares that is finite says so in one pass, and one that is not says nothing."""
     flat = value.reshape(-1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(flat @ flat)) or bool(np.isfinite(flat).all())
+    return math.isfinite(flat @ flat) or bool(np.isfinite(flat).all())
