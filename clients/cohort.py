@@ -175,7 +175,7 @@ class Worker:
         upload = Upload(client, outgoing.weight(setting, order.round, data), kinds)
         if reply.schema is None:
             reply.schema = self.schema_of(setting, order.round)
-        check(reply.schema, upload, self.max_bytes)
+        check(reply.schema, upload, self.max_bytes, finite=not order.reduce)
         factor = outgoing.mean_weight(setting, upload.weight)
         summand = reply.running.check(kinds, factor) if order.reduce else None
         digest = self.store.write(client, order.round, new_state)
