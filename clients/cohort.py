@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -14,19 +15,22 @@ from flwr.app import RecordDict
 from torch import Tensor
 
 from clients import codec
-from fedkd import faults, fixed_point, outgoing, plugins
+from fedkd import faults, outgoing
 from fedkd.errors import BudgetSpent, UploadError
-from fedkd.fixed_point import Sums
+from fedkd.fixed_point import Running
 from fedkd.prepare import Prepared
 from fedkd.setting import Setting
 from fedkd.store import ClientStore
 from fedkd.train import Job, evaluate, stage
-from fedkd.types import Arrays, Broadcast, ClientData, Kinds, Split, Upload
+from fedkd.types import Arrays, Broadcast, ClientData, Kinds, Schema, Split, Upload
 from fedkd.uploads import check
 from fedkd.vault import Vault
 
 SPENT = {"num-examples": 0, "spent": 1}
 """The answer of a client whose privacy budget does not last for this round: it changes nothing."""
+
+KEPT = 4096
+"""Clients whose data a worker with a GPU keeps there (``fedkd.train.stage``)."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,11 @@ class Reply:
     """The records of a reply, filled client by client."""
 
     content: RecordDict = field(default_factory=RecordDict)
-    sums: dict[str, Sums] = field(default_factory=dict)
+    running: Running = field(default_factory=Running)
     weight: int = 0
     summed: list[int] = field(default_factory=list)
+    schema: Schema | None = None
+    """what the method declared for this round, once asked"""
 
     def fail(self, client: int, error: BaseException, trusted: bool) -> None:
         """One client's failure: class, file:line and a hash travel; the message only where the server is trusted."""
@@ -68,7 +74,7 @@ class Reply:
 
     def seal(self) -> RecordDict:
         """Add the sums and return the content."""
-        for kind, total in self.sums.items():
+        for kind, total in self.running.sums.items():
             self.content[f"sum.{kind}"] = codec.to_record(total)
         if self.summed:
             self.content["sum-meta"] = codec.config_record({"clients": self.summed, "weight": self.weight})
@@ -80,9 +86,10 @@ class Worker:
 
     def __init__(self, setting: Setting, data: Prepared, store: ClientStore) -> None:
         self.setting, self.data, self.store = setting, data, store
-        self.executor = plugins.find("executors", setting.experiment.executor_name)
+        self.executor = setting.executor
         self.max_bytes = setting.experiment.max_upload_mb * 2**20
         self.schema_of = setting.module.schema
+        self._kept = lru_cache(maxsize=KEPT)(data.client)
 
     def train(self, order: Order) -> RecordDict:
         """Train each client of the order from its base version and write its new one."""
@@ -116,7 +123,8 @@ class Worker:
         """The state is whole; a method is given its part of it alone, and what came down under its own names."""
         state = self.store.read(client, version)
         own = outgoing.download(self.setting, order.round, outgoing.split(state)[1], order.own.get(client, {}))
-        return state, Broadcast(order.round, client, order.shared, own), self.data.client(client)
+        data = self._kept(client) if self.setting.device.type == "cuda" else self.data.client(client)
+        return state, Broadcast(order.round, client, order.shared, own), data
 
     def _jobs(self, order: Order, reply: Reply, held: dict[int, tuple[Arrays, Broadcast, ClientData, float]]) -> Iterator[Job]:
         for client, version in zip(order.clients, order.versions, strict=True):
@@ -165,12 +173,14 @@ class Worker:
         new_state = outgoing.joined(new_state, out.held)
         kinds = faults.spoil(out.kinds, order.round, client)
         upload = Upload(client, outgoing.weight(setting, order.round, data), kinds)
-        check(self.schema_of(setting, order.round), upload, self.max_bytes)
+        if reply.schema is None:
+            reply.schema = self.schema_of(setting, order.round)
+        check(reply.schema, upload, self.max_bytes, finite=not order.reduce)
         factor = outgoing.mean_weight(setting, upload.weight)
-        encoded = {k: fixed_point.encode(v, factor) for k, v in kinds.items()} if order.reduce else {}
+        summand = reply.running.check(kinds, factor) if order.reduce else None
         digest = self.store.write(client, order.round, new_state)
-        if order.reduce:
-            fixed_point.add_kinds(reply.sums, encoded)
+        if summand is not None:
+            reply.running.take(summand)
             reply.weight += upload.weight
             reply.summed.append(client)
         else:

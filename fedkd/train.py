@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +19,18 @@ from fedkd.types import Arrays, Split
 CHUNK = 1024
 """Rows per evaluation batch: fixed, because the bits of a row depend on the batch's row count."""
 
+BLOCK = 1 << 15
+"""Numbers of a flat vector that one step updates at a time: value, gradient and momentum of a block fit a core's cache."""
+
 BatchLoss = Callable[[Params, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
-"""(params, x [B, ...], y [B], targets) -> per-sample terms [B]; pure and vmap-able."""
+"""(params, x [B, ...], y [B], targets) -> per-sample terms [B]; pure and vmap-able.
+
+Where rows fill a batch up, ``targets[ROWS]`` [B] is 1 for those that count: a term that divides by a mean over the batch
+takes it over these alone (a contract test of methods).
+"""
+
+ROWS = "counts"
+"""The name in a loss's targets that says which rows count; absent where all do."""
 
 
 @dataclass(frozen=True)
@@ -79,57 +90,82 @@ class FlatVector:
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
-        spans: list[tuple[str, int, Tensor]] = []
-        size = 0
-        for name, value in tensors.items():
-            spans.append((name, size, value))
-            size += -(-value.numel() // 16) * 16
-        self.values = torch.zeros(-(-size // 64) * 64, device=device)
-        self.grads = torch.zeros_like(self.values)
-        self.views: dict[str, Tensor] = {}
-        for name, start, value in spans:
-            view = self.values[start : start + value.numel()].view(value.shape)
-            view.copy_(value)
-            leaf = view.detach().requires_grad_(True)
-            leaf.grad = self.grads[start : start + value.numel()].view(value.shape)
-            self.views[name] = leaf
+        self.shapes = {n: (v.numel(), v.shape) for n, v in tensors.items()}
+        self._rooms = [-(-size // 16) * 16 for size, _ in self.shapes.values()]
+        used = sum(self._rooms)
+        self._rooms.append(-used % 64)
+        self.grads = torch.zeros(used + self._rooms[-1], device=device)
+        self.velocity = torch.zeros_like(self.grads)
+        self.slots = self._views(self.grads)
+        self.load(tensors)
+
+    def _views(self, flat: Tensor) -> dict[str, Tensor]:
+        rooms = flat.split_with_sizes(self._rooms)
+        return {
+            n: (part if room == size else part[:size]).view(shape)
+            for (n, (size, shape)), room, part in zip(self.shapes.items(), self._rooms, rooms, strict=False)
+        }
+
+    def fits(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether ``load`` takes these: the same names and shapes in the same order, on the same device."""
+        return list(self.shapes) == list(tensors) and all(
+            v.shape == self.shapes[n][1] and v.device == self.values.device for n, v in tensors.items()
+        )
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy into a new vector; that of before is its views' owner's, and gradient and momentum are used again."""
+        self.values = torch.zeros_like(self.grads)
+        views = self._views(self.values)
+        torch._foreach_copy_(list(views.values()), list(tensors.values()))
+        self.views = {n: view.requires_grad_(True) for n, view in views.items()}
+        parts = (self.values, self.grads, self.velocity)
+        self.blocks = list(zip(*(part.split(BLOCK) for part in parts), strict=True))
 
 
 @torch.no_grad()
-def descend(flat: FlatVector, velocity: Tensor | None, job: Job) -> Tensor | None:
-    """One update by the gradient in ``flat.grads``, weight decay first; returns the momentum buffer (None without momentum)."""
-    if job.weight_decay:
-        flat.grads.add_(flat.values, alpha=job.weight_decay)
-    if job.momentum and velocity is None:
-        velocity = flat.grads.clone()
-    elif velocity is not None:
-        velocity.mul_(job.momentum).add_(flat.grads)
-    flat.values.add_(flat.grads if velocity is None else velocity, alpha=-job.learning_rate)
-    return velocity
+def descend(flat: FlatVector, job: Job, first: bool) -> None:
+    """One update by the gradient in ``flat.grads``, weight decay first, block by block so that a block stays in the cache."""
+    for values, grads, velocity in flat.blocks:
+        if job.weight_decay:
+            grads.add_(values, alpha=job.weight_decay)
+        if not job.momentum:
+            values.add_(grads, alpha=-job.learning_rate)
+            continue
+        if first:
+            velocity.copy_(grads)
+        else:
+            velocity.mul_(job.momentum).add_(grads)
+        values.add_(velocity, alpha=-job.learning_rate)
 
 
-def sgd(job: Job) -> dict[str, Tensor]:
+def sgd(job: Job, flat: FlatVector | None = None) -> dict[str, Tensor]:
     """Train a copy of the job's parameters by SGD with momentum (fresh buffer) and return it, detached.
 
     A step averages the per-sample terms over the rows of the batch; without rows there is no step. The same update as
     ``torch.optim.SGD``, written on a flat vector. A job with noisy steps takes those instead.
+
+    Args:
+        flat: a vector that fits the job's trainable parameters, for its buffers.
     """
     if job.noisy is not None:
         from fedkd import noisy_sgd
 
         return noisy_sgd.train(job, job.noisy)
-    flat = FlatVector({n: job.params[n] for n in job.trainable}, job.x.device)
-    trained = set(job.trainable)
-    params: dict[str, Tensor] = {n: v.clone() for n, v in job.params.items() if n not in trained}
-    params.update(flat.views)
-    velocity: Tensor | None = None
+    trainable = {n: job.params[n] for n in job.trainable}
+    if flat is None:
+        flat = FlatVector(trainable, job.x.device)
+    else:
+        flat.load(trainable)
+    params: dict[str, Tensor] = {n: flat.views[n] if n in flat.views else v.clone() for n, v in job.params.items()}
+    leaves, slots, first = list(flat.views.values()), list(flat.slots.values()), True
     order = torch.from_numpy(job.order).to(job.x.device)
     for epoch in range(job.epochs if len(job.y) else 0):
         for rows in order[epoch][order[epoch] >= 0].split(job.batch_size):
-            flat.grads.zero_()
-            targets = {n: t[rows] for n, t in job.targets.items()}
-            job.loss(params, job.x[rows], job.y[rows], targets).mean().backward()
-            velocity = descend(flat, velocity, job)
+            targets = {n: t.index_select(0, rows) for n, t in job.targets.items()}
+            loss = job.loss(params, job.x.index_select(0, rows), job.y.index_select(0, rows), targets).mean()
+            torch._foreach_copy_(slots, torch.autograd.grad(loss, leaves, materialize_grads=True))
+            descend(flat, job, first)
+            first = False
     return {n: v.detach() for n, v in params.items()}
 
 
@@ -175,7 +211,26 @@ def to_tensors(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
 
 
 def stage(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(x [K, ...] float32, y [K] int64) of a split on the device, copied once (64-byte aligned)."""
+    """(x [K, ...] float32, y [K] int64) of a split on the device, copied once (64-byte aligned).
+
+    On a GPU they stay there as long as the split lives, so that whoever keeps a client's data does not send it again.
+    """
+    return resident(split, device) if device.type == "cuda" else _copied(split, device)
+
+
+def resident(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The tensors of this very split, the same at every call; nobody may write to them."""
+    key = (id(split), str(device))
+    if key not in _resident:
+        _resident[key] = _copied(split, device)
+        weakref.finalize(split, _resident.pop, key, None)
+    return _resident[key]
+
+
+_resident: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
+
+
+def _copied(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.tensor(np.asarray(split.x), device=device), torch.tensor(np.asarray(split.y, dtype=np.int64), device=device)
 
 

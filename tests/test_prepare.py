@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedkd import plugins
 from fedkd.config import Experiment
@@ -22,7 +24,7 @@ from fedkd.data import digits, synthetic
 from fedkd.dataset import Table
 from fedkd.errors import ConfigError, DataError
 from fedkd.partition import split
-from fedkd.prepare import data_hash, open_data, prepare
+from fedkd.prepare import _taken, data_hash, open_data, prepare
 
 AUDITED = Experiment(num_clients=6, max_samples=900, extra_test=20, audit_holdout=0.1, audit_canaries=30, seed=5)
 
@@ -209,7 +211,7 @@ def test_opening_and_reading_are_quick(folder: Path) -> None:
 def test_generated_clients_hold_what_the_generator_makes(tmp_path: Path) -> None:
     e = Experiment(data_name="synthetic", data_args="size_skew = 1.0, classes = 4", num_clients=30, seed=2)
     path = prepare(e, tmp_path)
-    assert sorted(p.name for p in path.iterdir()) == ["meta.json", "sizes.npy"]
+    assert {"meta.json", "sizes.npy", "starts.npy"} <= {p.name for p in path.iterdir()}
     data, config = open_data(path), synthetic.Config(size_skew=1.0, classes=4)
     ids: list[int] = []
     for n in (0, 1, 17, 29):
@@ -223,6 +225,23 @@ def test_generated_clients_hold_what_the_generator_makes(tmp_path: Path) -> None
         assert client.num_examples == data.sizes[n]
         assert data.histogram[n].tolist() == np.bincount(table.y, minlength=4).tolist()
     assert len(set(ids)) == len(ids)
+
+
+def test_stored_rows_are_the_generated_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small generating set is written once; without its files (a large one) every client, id and label is the same."""
+    e = Experiment(data_name="synthetic", data_args="size_skew = 1.0, classes = 4", num_clients=9, seed=3, public_samples=5)
+    stored = open_data(prepare(e, tmp_path / "a"))
+    monkeypatch.setattr("fedkd.prepare.STORED", (8, 1 << 30))
+    made = open_data(prepare(e, tmp_path / "b"))
+    monkeypatch.setattr("fedkd.prepare.STORED", (1 << 12, int(stored.arrays["x"].nbytes) - 1))
+    assert set(open_data(prepare(e, tmp_path / "c")).arrays) == set(made.arrays) == {"sizes"}
+    assert isinstance(stored.arrays["x"].base, np.memmap)
+    for n in range(9):
+        for part in ("train", "val", "test", "public"):
+            one, other = getattr(stored.client(n), part), getattr(made.client(n), part)
+            for a, b in ((one.x, other.x), (one.y, other.y), (one.ids, other.ids)):
+                assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
+    assert np.array_equal(stored.histogram, made.histogram)
 
 
 @pytest.mark.parametrize(
@@ -282,3 +301,12 @@ def test_exact_duplicates_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path:
     tests = {row.tobytes() for n in (0, 1) for row in open_data(path).client(n).test.x}
     trained = {row.tobytes() for n in (0, 1) for row in open_data(path).client(n).train.x}
     assert duplicates["test_rows_equal_to_a_train_row"] >= len(tests & trained) > 0
+
+
+@given(st.lists(st.integers(0, 40), unique=True, max_size=12))
+def test_rows_are_taken_as_they_are_named(rows: list[int]) -> None:
+    """Side by side or not, one or none: numpy's own indexing is the oracle; only a range is not copied."""
+    array, wanted = np.arange(123).reshape(41, 3), np.array(sorted(rows), np.int32)
+    got = _taken(array, wanted)
+    assert np.array_equal(got, array[wanted])
+    assert np.shares_memory(got, array) == (bool(rows) and sorted(rows) == list(range(min(rows), max(rows) + 1)))
