@@ -6,9 +6,13 @@ import random
 import sys
 from collections.abc import Iterator
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+
+hypothesis.settings.register_profile("fedkd", deadline=None)  # a busy machine is no failure; pytest's own timeout bounds a test
+hypothesis.settings.load_profile("fedkd")
 
 
 @pytest.fixture(autouse=True)
