@@ -9,9 +9,9 @@ rules of one's own in a small language without eval:
     side       := [number "*"] (number | statistic "." field)
 
 for example ``tpr_at_fpr_0.001.low > 0.003``, ``auc.low > 3 * realised_fpr_0.01.high`` or ``ssim.low > 0.5 @ cut 3``. A field is
-one of value, low, high, detectable, n_members, n_non_members. A rule is applied to each group of rows (one threat model, attack,
-model, target group and view) that has its statistics, and fails where any of them does. The audit of a run (`fedkd.run_audit`)
-adds checks of its own: `fedkd.gate_run`.
+one of value, low, high, detectable, n_members, n_non_members. A rule is applied to each group of rows (one threat model,
+attack, model, target group and view) that has its statistics, and fails where any of them does. The audit of a run
+(`fedkd.run_audit`) adds checks of its own: `fedkd.gate_run`.
 """
 
 from __future__ import annotations

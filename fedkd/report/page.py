@@ -23,7 +23,7 @@ from fedkd.report.templates import render
 from fedkd.report.verdict_cards import cards, summary_line
 from fedkd.report.wording import verdict
 from fedkd.run_audit import NOT_AUDITED, path_of, read
-from fedkd.verdict import quoted
+from fedkd.verdict import check_words, quoted
 
 
 def write_report(run: Path, compared: Sequence[Path] = ()) -> Path:
@@ -77,7 +77,12 @@ def _audit(run: RunFolder) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def replace_text(target: Path, text: str) -> Path:
-    """Write a file in one step: a reader sees the old one or the new one. Raises: OSError."""
+    """Write a file in one step: a reader sees the old one or the new one.
+
+    Raises: OSError; ConfigError where a text, not JSON, contains a word that no report may use.
+    """
+    if target.suffix != ".json":
+        check_words(text)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8")

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedkd.verdict import check_words
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -66,7 +68,7 @@ class Picture:
         """Write ``<folder>/<name>.svg``, and the PNG if there is one. Raises: OSError where it cannot be written."""
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"{self.name}.svg"
-        target.write_text(self.svg, encoding="utf-8")
+        target.write_text(check_words(self.svg), encoding="utf-8")
         if self.png:
             target.with_suffix(".png").write_bytes(self.png)
         return target
