@@ -15,20 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from fedkd import channel_signals, evaluate, guarantees, outgoing, rng
-from fedkd.channel_attacks import ATTACKS, Scored, scored
+from fedkd import channel_signals, evaluate, outgoing, rng
+from fedkd.channel_attacks import Scored, scored
 from fedkd.channel_candidates import Candidates, blind_scores, draw
 from fedkd.channel_extras import Family, Found, exposures, label_rows, link_rows, link_series, reconstructions
 from fedkd.channel_links import Evidence
 from fedkd.channel_messages import Traffic, count, last_average, replay
 from fedkd.channel_series import client_rows, curve_band, other_client, series
+from fedkd.channel_table import channels, not_run, unread
 from fedkd.errors import ConfigError
 from fedkd.evaluate import plain
 from fedkd.finished import Finished, final_models, open_finished
 from fedkd.intervals import t_interval
 from fedkd.metrics import TooFew, auc, halves
 from fedkd.scores import Table
-from fedkd.setting import Setting
 from fedkd.types import Arrays
 
 SCHEMA = 1
@@ -47,7 +47,7 @@ class Config:
     """level of the printed intervals; decisions share 1 - level"""
     permutations: int = 1000
     """label permutations of the null"""
-    exposure_length: int = 6
+    exposure_length: int = 3
     """label canaries of one secret"""
     canaries: int = 500
     """canaries of the lower bound on epsilon, where a mechanism claims one"""
@@ -73,16 +73,6 @@ THREATS = {
     "weights down": "a client, or who sees aggregates alone, keeps every averaged model",
     "heads down": "a client, or who sees aggregates alone, keeps every averaged head and its blocks",
     "personal models": "who is given a client's final personal model",
-}
-SEES = {"up": "the server, and who reads the wire", "down": "every client, and the server",
-        "model": "who is given a client's final model"}  # fmt: skip
-REASONS = {
-    "labels up": "raw labels are read, not inferred: see label disclosure",
-    "ids up": "sample ids name rows and say nothing of their content; they link rounds",
-    "class means up": "a class mean over at least min_class_count rows; label disclosure is measured, membership is not",
-    "soft labels down": "they go back to the client that owns the rows; where label canaries exist, exposure reads them",
-    "class means down": "averages over clients of class means; no attack on single examples is built for them",
-    "ids down": "sample ids name rows of the client that they go to",
 }
 
 
@@ -122,12 +112,12 @@ def with_pairs(folder: Path, states: Path, config: Config | None = None) -> tupl
     inversion, pairs = reconstructions(run, states, c.seed, family.comparisons)
     found.add(inversion)
     exposure, why = exposures(run, states, c.exposure_length)
-    channels = _channels(run.setting, moved, attacks, evidence)
-    found.verdicts += [_unread(channel) for channel in channels if not channel["attacks"]]
+    table = channels(run.setting, moved, attacks, evidence)
+    found.verdicts += [unread(channel) for channel in table if not channel["attacks"]]
     found.not_run += not_run(run.setting, attacks, moved, why)
     return plain({
         "schema": SCHEMA, "kind": "run_audit", "run": _run(run), "config": asdict(c), "comparisons": family.comparisons,
-        "channels": channels, "rows": [asdict(r) for r in found.rows], "verdicts": found.verdicts, "controls": found.controls,
+        "channels": table, "rows": [asdict(r) for r in found.rows], "verdicts": found.verdicts, "controls": found.controls,
         "series": [*series(attacks, candidates, c.level), *link_series(evidence)], "curves": curves, "exposure": exposure,
         "brackets": [], "inversion": found.records, "conformance": [], "utility": _utility(run.folder),
         "not_run": found.not_run,
@@ -184,100 +174,13 @@ def headline(attacks: list[Scored], candidates: Candidates, seed: int) -> Scored
     return best
 
 
-def _channels(
-    setting: Setting, moved: dict[tuple[str, str], Traffic], attacks: list[Scored], evidence: Evidence
-) -> list[dict[str, Any]]:
-    found = []
-    covered = _covered(setting)
-    for (direction, kind), t in sorted(moved.items(), key=lambda item: (item[0][0] != "up", item[0][1])):
-        name = f"{kind.replace('_', ' ')} {direction}"
-        found.append({
-            "channel": name, "direction": direction, "kinds": [kind], "who_sees": SEES[direction],
-            "mechanism": _mechanism(setting, direction, kind),
-            "covered": kind in covered.get(direction, frozenset()),
-            "bytes_per_client_round": t.bytes / t.messages, "attacks": _tried(name, attacks, evidence), "rounds": [t.first, t.last],
-        })  # fmt: skip
-    last = setting.rounds
-    found.append({
-        "channel": channel_signals.PERSONAL, "direction": "model", "kinds": ["weights"], "who_sees": SEES["model"],
-        "mechanism": _mechanism(setting, "model", "weights"), "covered": False, "bytes_per_client_round": 0.0,
-        "attacks": _tried(channel_signals.PERSONAL, attacks, evidence), "rounds": [last, last],
-    })  # fmt: skip
-    return found
-
-
-def _tried(channel: str, attacks: list[Scored], evidence: Evidence) -> list[str]:
-    names = [a.attack.name for a in attacks if a.attack.channel == channel]
-    names += ["label_histogram"] if channel in evidence.mass else []
-    return names + (["linkage"] if any(x.channel == channel for x in evidence.links) else [])
-
-
-def _mechanism(setting: Setting, direction: str, kind: str) -> str:
-    """Mechanisms that act on a kind in a direction; "none" without one."""
-    acts = {
-        "pool": direction == "up" and kind == "features",
-        "permute": direction == "up" and kind in ("features", "soft_labels", "labels", "ids"),
-        "swing": kind == "soft_labels",
-        "dpsgd": True,
-        "user_clip_noise": kind in ("weights", "heads") and direction != "model",
-    }
-    names = []
-    for s in outgoing.each(setting):
-        name = s.mechanism.module.__name__.rpartition(".")[2]
-        hit = direction == "up" and kind in s.mechanism.config.kinds if name == "clip_noise" else acts.get(name, False)
-        names += [name] if hit else []
-    return ", ".join(names) or "none"
-
-
-def _covered(setting: Setting) -> dict[str, frozenset[str]]:
-    """Direction -> kinds that a claim bounds against who sees that direction."""
-    out: dict[str, frozenset[str]] = {"up": frozenset(), "down": frozenset()}
-    for s in outgoing.each(setting):
-        of = outgoing.hook(s, "claim")
-        claim = None if of is None else of(s)
-        if claim is not None:
-            out["down"] |= claim.covers
-            if claim.adversary == guarantees.EVERYONE:
-                out["up"] |= claim.covers
-    return out
-
-
-def _unread(channel: dict[str, Any]) -> dict[str, str]:
-    name = channel["channel"]
-    reason = REASONS.get(name, "no attack on this channel is built")
-    return {"threat_model": f"{channel['who_sees']} ({name})", "target_group": "all", "text": f"not tested: {reason}"}
-
-
-def not_run(setting: Setting, attacks: list[Scored], moved: dict[tuple[str, str], Traffic], exposure: str) -> list[dict[str, str]]:
-    """Attacks of the specification that this audit did not run, and why."""
-    tried = {(a.attack.channel, a.attack.name) for a in attacks}
-    found = []
-    for attack in ATTACKS:
-        if (attack.channel, attack.name) in tried:
-            continue
-        kind, _, direction = attack.channel.rpartition(" ")
-        if attack.channel != channel_signals.PERSONAL and (direction, kind.replace(" ", "_")) not in moved:
-            reason = f"no {kind} travel {direction} in this run"
-        elif setting.experiment.num_clients <= attack.least:
-            reason = f"it compares with {attack.least} other clients; the run has {setting.experiment.num_clients}"
-        else:
-            reason = "no round had all that it needs: the server holds no whole model (or no blocks below the cut)"
-        found.append({"attack": f"{attack.channel} | {attack.name}", "reason": reason})
-    found.append({"attack": "distill_lira with shadow federations", "reason": "needs other seeds of the same configuration"})
-    found.append({"attack": "active server (crafted weights)", "reason": "adversaries of this audit are passive"})
-    found.append({"attack": "gradient inversion", "reason": "no single-batch gradient travels: messages are trained over an epoch"})
-    if exposure:
-        found.append({"attack": "exposure of label canaries", "reason": exposure})
-    return found
-
-
 def _run(run: Finished) -> dict[str, Any]:
     summary, e = _json(run.folder / "summary.json"), run.setting.experiment
     environment = _json(run.folder / "environment.json")
     notes = outgoing.notes(run.setting)
     return {
-        "name": e.name, "label": e.label, "method": e.method_name, "dataset": e.data_name, "model": e.model_name, "seed": e.seed,
-        "rounds": run.setting.rounds, "clients": run.data.num_clients, "command": environment.get("command", ""),
+        "name": e.name, "label": e.label, "method": e.method_name, "dataset": e.data_name, "model": e.model_name,
+        "seed": e.seed, "rounds": run.setting.rounds, "clients": run.data.num_clients, "command": environment.get("command", ""),
         "final_state_sha256": summary.get("final_state_sha256", run.commit.final_sha256()),
         "mechanism": notes.get("name", "none"), "guarantee": summary.get("guarantee", ""),
     }  # fmt: skip
@@ -287,7 +190,7 @@ def _utility(folder: Path) -> dict[str, Any]:
     """Accuracy with its interval over clients, and bytes, as the run's summary has them."""
     summary = _json(folder / "summary.json")
     own = [v for v in (summary.get("accuracy_clients") or {}).values() if v is not None]
-    low, high = (None, None) if len(own) < 2 else t_interval(own)[2:4]
+    low, high = (None, None) if len(own) < 2 else t_interval(own)[1:3]
     return {
         "accuracy_mean": summary.get("accuracy_mean"), "accuracy_low": low, "accuracy_high": high,
         "worst_decile": summary.get("accuracy_worst_decile"), "bytes_up": summary.get("bytes_up"),

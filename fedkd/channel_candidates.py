@@ -1,8 +1,10 @@
 """Whom an audit of channels asks about: training rows of each client, and rows that a coin kept away from everyone.
 
-Membership is drawn before partition and training (``audit.holdout``: a coin per example; specs: audit, section 2). Each
-held-out row is assigned to one client, class by class in proportion to the clients' training labels, so that given its class
-neither the row nor its client says on which side the coin fell. Label canaries are no candidates: their labels are wrong.
+Membership is drawn before partition and training (``audit.holdout``: a coin per example; specs: audit, section 2). A held-out
+row is assigned to the client that holds the row of its class before it in the data set: partitions cut a class into
+contiguous pieces, and neighbours are alike (digits of one writer), so that a draw by label counts alone would let strangers
+be told from members without any leak (measured on digits: AUC 0.56 against a client that had neither). Label canaries are no
+candidates: their labels are wrong.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import numpy as np
 from fedkd import rng
 from fedkd.errors import ConfigError
 from fedkd.intervals import Bools, Floats, Ints
-from fedkd.partition import quotas
 from fedkd.prepare import Prepared
 from fedkd.types import Array
 
@@ -59,7 +60,7 @@ def draw(data: Prepared, seed: int, most: int) -> Candidates:
     own = [np.asarray(data.client(n).train.ids, dtype=np.int64) for n in range(data.num_clients)]
     own = [ids[~np.isin(ids, canaries)] for ids in own]
     labels = np.asarray(data.arrays["y"], dtype=np.int64)
-    away = _assigned(labels, own, held_out[~np.isin(held_out, canaries)], data.classes, seed)
+    away = _assigned(data, labels, held_out[~np.isin(held_out, canaries)], canaries)
     sides = []
     for side, name in ((own, "members"), (away, "held-out rows")):
         ids = np.concatenate(side)
@@ -75,17 +76,21 @@ def draw(data: Prepared, seed: int, most: int) -> Candidates:
     return Candidates(ids, np.asarray(data.arrays["x"][ids]), labels[ids], client[order], member[order])
 
 
-def _assigned(labels: Ints, own: list[Ints], rows: Ints, classes: int, seed: int) -> list[Ints]:
-    """Held-out rows per client: each class divided in proportion to the clients' training rows of that class."""
-    counts = np.stack([np.bincount(labels[ids], minlength=classes) for ids in own])
-    given: list[list[Ints]] = [[] for _ in own]
-    for c in range(classes):
-        pool = rows[labels[rows] == c]
-        share = quotas(counts[:, c], len(pool), np.full(len(own), len(pool)))
-        mixed = rng.experiment(seed, "audit assignment", client=c).permutation(pool)
-        for n, part in enumerate(np.split(mixed, np.cumsum(share)[:-1])):
-            given[n].append(part[: share[n]])
-    return [np.sort(np.concatenate(parts)) for parts in given]
+def _assigned(data: Prepared, labels: Ints, rows: Ints, canaries: Ints) -> list[Ints]:
+    """Held-out rows per client: each goes to who holds the row of its class that stands before it in the data set."""
+    parts = [data.client(n) for n in range(data.num_clients)]
+    kept = [np.concatenate([p.train.ids, p.val.ids, np.intersect1d(p.test.ids, data.arrays["test"])]) for p in parts]
+    ids, owner = np.concatenate(kept), np.repeat(np.arange(len(kept)), [len(k) for k in kept])
+    known = ~np.isin(ids, canaries)
+    order = np.argsort(ids[known], kind="stable")
+    ids, owner = ids[known][order], owner[known][order]
+    client = np.full(len(rows), -1)
+    for c in range(data.classes):
+        held, mine = labels[ids] == c, labels[rows] == c
+        if held.any():
+            before = np.maximum(np.searchsorted(ids[held], rows[mine]) - 1, 0)
+            client[mine] = owner[held][before]
+    return [rows[client == n] for n in range(data.num_clients)]
 
 
 def blind_scores(candidates: Candidates, seed: int) -> Floats | None:  # [N]

@@ -106,8 +106,8 @@ def label_rows(evidence: Evidence, family: Family) -> Found:
                               "is named"))  # fmt: skip
         found.controls.append({
             "name": "swapped_messages", "status": "measured",
-            "detail": f"{channel} | label_histogram: another client's message is {show(report.swapped_total_variation)} from the "
-                      f"truth, no message {show(report.blind_total_variation)}",
+            "detail": f"{channel} | label_histogram: another client's message is {show(report.swapped_total_variation)} "
+                      f"from the truth, no message {show(report.blind_total_variation)}",
         })  # fmt: skip
     return found
 
@@ -151,8 +151,8 @@ def _rows_linked(evidence: Evidence, family: Family) -> Row:
 
 
 def _row_link(value: float, low: float | None, high: float | None, n: int, size: float | None, status: str, why: str) -> Row:
-    return Row(ROW_LINKS, "linkage", "messages", "all", "record", "features up", "linked_rows_top1", value, low, high, 0.95, n, 0,
-               "none", size, 1, status, why)  # fmt: skip
+    return Row(ROW_LINKS, "linkage", "messages", "all", "record", "features up", "linked_rows_top1", value, low, high, 0.95,
+               n, 0, "none", size, 1, status, why)  # fmt: skip
 
 
 def link_series(evidence: Evidence) -> list[dict[str, Any]]:

@@ -85,14 +85,15 @@ class Evidence:
         first, second = before.up[client].kinds, r.up[client].kinds
         if "features" not in first or "features" not in second:
             return None
-        names = [true_ids(self.run, number, client, kinds) for number, kinds in ((before.number, first), (r.number, second))]
-        if names[0] is None or names[1] is None or len(names[0]) < 2 or not np.array_equal(*(np.sort(n) for n in names)):
+        names = true_ids(self.run, before.number, client, first), true_ids(self.run, r.number, client, second)
+        if names[0] is None or names[1] is None or len(names[0]) < 2:
             return None
-        order = [np.argsort(n, kind="stable") for n in names]
-        found = linkage.audit(
-            linkage.Config(), distance=cdist(first["features"]["z"][order[0]], second["features"]["z"][order[1]])
-        )
-        return RowLink(r.number, client, found.top1.value * len(order[0]), len(order[0]))
+        order = np.argsort(names[0], kind="stable"), np.argsort(names[1], kind="stable")
+        if not np.array_equal(names[0][order[0]], names[1][order[1]]):
+            return None
+        distance = cdist(first["features"]["z"][order[0]], second["features"]["z"][order[1]])
+        found = linkage.audit(linkage.Config(), distance=distance)
+        return RowLink(r.number, client, found.top1.value * len(distance), len(distance))
 
 
 def label_evidence(setting: Setting, cut: int, sent: Sent) -> dict[str, Floats]:

@@ -53,11 +53,11 @@ def client_rows(one: Scored, candidates: Candidates, config: evaluate.Config) ->
     stream = rng.experiment(config.seed, f"audit clients {config.view}")
     rows = []
     for c in controls.per_client(candidates.member[seen], one.total[seen], candidates.client[seen], stream, config.level):
-        value = (None, None, None) if c.auc is None else (c.auc.value, c.auc.low, c.auc.high)
+        value, low, high = (None, None, None) if c.auc is None else (c.auc.value, c.auc.low, c.auc.high)
         why = "" if c.auc else "fewer than 2 candidates of a class"
         rows.append(Row(
-            config.threat_model, config.attack, config.model, f"client {c.client}", config.unit, config.view, "auc", *value,
-            config.level, c.members, c.non_members, "none", None, config.attacks_tried, MEASURED, why,
+            config.threat_model, config.attack, config.model, f"client {c.client}", config.unit, config.view, "auc", value, low,
+            high, config.level, c.members, c.non_members, "none", None, config.attacks_tried, MEASURED, why,
         ))  # fmt: skip
     return sorted(rows, key=lambda r: int(r.target_group.removeprefix("client ")))
 
@@ -78,5 +78,6 @@ def other_client(one: Scored, candidates: Candidates, level: float) -> list[dict
         e = auc_delong(*_sides(total, candidates), level)
     except TooFew:
         return []
-    detail = f"{one.attack.channel} | {one.attack.name}: AUC {show(e.value)} [{show(e.low)}, {show(e.high)}] against the message "
-    return [{"name": "another_client", "status": "measured", "detail": detail + "of a client that never had the example"}]
+    found = f"{one.attack.channel} | {one.attack.name}: AUC {show(e.value)} [{show(e.low)}, {show(e.high)}]"
+    detail = f"{found} against the message of a client that never had the example"
+    return [{"name": "another_client", "status": "measured", "detail": detail}]

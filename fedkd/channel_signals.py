@@ -146,7 +146,8 @@ class Reader:
             return seen[c, m]
 
         def nearest(c: int, m: int) -> Floats:
-            return -cdist(features(c, m), rows[m].kinds["features"]["z"].astype(np.float64)).min(axis=1)
+            nearest_row = cdist(features(c, m), rows[m].kinds["features"]["z"].astype(np.float64)).min(axis=1)
+            return np.asarray(-nearest_row, dtype=np.float64)
 
         self.add(FEATURES, "nearest_feature", r.number, rows, nearest)
         if all("soft_labels" in sent.kinds for sent in rows.values()):
@@ -160,7 +161,8 @@ class Reader:
             self.add(SOFT, "nearest_soft_label", r.number, rows, divergence)
 
     def _labels(self, client: int) -> Array:
-        return self.candidates.y[self.rows[client]]
+        found: Array = self.candidates.y[self.rows[client]]
+        return found
 
     def _down(self, r: Round) -> None:
         s, whole = self.setting, set(self.setting.model.names)

@@ -287,7 +287,8 @@ def _check(table: Table, config: Config) -> None:
         raise ConfigError(f"{members} members and {others} non-members: an audit needs at least 2 of each")
     if not all(0.0 < fpr < 1.0 for fpr in config.fprs):
         raise ConfigError("every rate in fprs must lie strictly between 0 and 1")
-    if not 0.0 < config.level < 1.0 or config.permutations < 1 or min(config.seeds, config.attacks_tried, config.shared_comparisons + 1) < 1:
+    counts = (config.permutations, config.seeds, config.attacks_tried, config.shared_comparisons + 1)
+    if not 0.0 < config.level < 1.0 or min(counts) < 1:
         raise ConfigError("level must lie in (0, 1); permutations, seeds and attacks_tried must be at least 1")
 
 
