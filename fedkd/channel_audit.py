@@ -180,7 +180,8 @@ def _run(run: Finished) -> dict[str, Any]:
     notes = outgoing.notes(run.setting)
     return {
         "name": e.name, "label": e.label, "method": e.method_name, "dataset": e.data_name, "model": e.model_name,
-        "seed": e.seed, "rounds": run.setting.rounds, "clients": run.data.num_clients, "command": environment.get("command", ""),
+        "seed": e.seed, "rounds": run.setting.rounds, "clients": run.data.num_clients,
+        "command": environment.get("command", ""),
         "final_state_sha256": summary.get("final_state_sha256", run.commit.final_sha256()),
         "mechanism": notes.get("name", "none"), "guarantee": summary.get("guarantee", ""),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The channels of a run: what travelled, who sees it, which mechanism acts on it and which attacks read it, or why none does."""
+"""The channels of a run: what travelled, who sees it, which mechanism acts on it, which attacks read it or why none does."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import io
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -113,7 +114,7 @@ def states_of(folder: Path) -> Path:
     config = folder / "config.toml"
     if not config.is_file():
         raise ConfigError(f"{folder} is not a run folder: it has no config.toml")
-    experiment = experiment_from(read_config(config))
+    experiment = experiment_from(tomllib.loads(config.read_text(encoding="utf-8")))
     below = state_root_of(experiment) / run_id(experiment)
     moved = folder.parents[1] / "state" / run_id(experiment)
     return below if below.is_dir() else moved
