@@ -220,6 +220,34 @@ def shadows(
 
 
 @app.command()
+def audit(
+    paths: Annotated[list[Path], typer.Argument(help="configurations (run first, messages recorded) or run folders")],
+    sets: Sets = None,
+    options: Annotated[str, typer.Option(help='options of the audit, e.g. "candidates = 2000, references = 5"')] = "",
+    output: Output = None,
+    seed: int | None = None,
+    seeds: Seeds = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Attack every channel of runs: what leaks through which message, with intervals, controls and verdicts."""
+    from simulations.audit import audit_paths
+
+    changes = {"output": output, "seed": seed, "seeds": seeds, "workers": workers, "overwrite": overwrite or None}
+    with _usage():
+        try:
+            pages = audit_paths(paths, sets or (), options, out.print, lambda e: _execute(e, "inprocess", 0, "text"), **changes)
+        except RunError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(runs_of.FAILED) from None
+        except KeyboardInterrupt as stopped:
+            print(stopped or "interrupted; the same command goes on where it was", file=sys.stderr)
+            raise typer.Exit(runs_of.INTERRUPTED) from None
+    for page in pages:
+        out.print(str(page))
+
+
+@app.command()
 def strings(config: Path, output: Output = None, teacher: int = 0) -> None:
     """Write the passages of a memorization study behind the hashed ids of examples.csv; those of real people are masked."""
     from simulations.memorization_strings import write
