@@ -183,7 +183,7 @@ def _run(run: Finished) -> dict[str, Any]:
         "seed": e.seed, "rounds": run.setting.rounds, "clients": run.data.num_clients,
         "command": environment.get("command", ""),
         "final_state_sha256": summary.get("final_state_sha256", run.commit.final_sha256()),
-        "mechanism": notes.get("name", "none"), "guarantee": summary.get("guarantee", ""),
+        "mechanism": notes.get("name", "none"), "guarantee": summary.get("guarantee", ""), "privacy": summary.get("privacy"),
     }  # fmt: skip
 
 

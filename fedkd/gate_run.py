@@ -65,9 +65,8 @@ def attacked(result: Mapping[str, Any], rows: Sequence[Row], mandatory: Collecti
     """One check per channel and per mandatory attack: whether anything with a number speaks about it."""
     reasons = {str(record["attack"]): str(record["reason"]) for record in result.get("not_run", [])}
     tested = [row for row in rows if row.status in (LEAK, NO_LEAK) or (row.status == MEASURED and row.value is not None)]
-    for row in rows:
-        if row.status == NOT_TESTED:
-            reasons.setdefault(row.view, row.reason)
+    for channel in result.get("channels", []):
+        reasons.update(_untested(str(channel["channel"]), result, rows))
     checks = [_channel(channel, tested, reasons) for channel in result.get("channels", [])]
     for name in sorted(mandatory):
         ran = any(row.attack == name for row in tested)
@@ -81,6 +80,14 @@ def attacked(result: Mapping[str, Any], rows: Sequence[Row], mandatory: Collecti
     return checks
 
 
+def _untested(channel: str, result: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, str]:
+    """{channel: why no attack ran on it}, where a row or a verdict line says so."""
+    said = [row.reason for row in rows if row.view == channel and row.status == NOT_TESTED]
+    lines = [line for line in result.get("verdicts", []) if str(line["threat_model"]).endswith(f"({channel})")]
+    said += [line["text"].removeprefix("not tested: ") for line in lines if line["text"].startswith("not tested: ")]
+    return {channel: said[0]} if said else {}
+
+
 def _channel(channel: Mapping[str, Any], tested: Sequence[Row], reasons: Mapping[str, str]) -> Check:
     name = str(channel["channel"])
     ran = sorted({row.attack for row in tested if row.view == name})
@@ -89,4 +96,6 @@ def _channel(channel: Mapping[str, Any], tested: Sequence[Row], reasons: Mapping
     said = "; ".join(dict.fromkeys(reasons[a] for a in (*map(str, channel.get("attacks", [])), name) if a in reasons))
     if channel.get("covered"):
         return Check("attacked", name, NOT_RUN, said or "covered by the accounted mechanism; no attack ran on it")
+    if said and not channel.get("attacks"):
+        return Check("attacked", name, NOT_RUN, said)
     return Check("attacked", name, WARN, said or "no attack ran on this channel")

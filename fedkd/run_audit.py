@@ -96,16 +96,24 @@ def unsupported(audit: RunAudit) -> list[str]:
     reasons = {f"not tested: {record['reason']}" for record in audit.list("not_run")}
     lines = audit.list("verdicts")
     for line in lines:
-        own = [row for row in audit.rows if _of(row) == _named(line) and row.view == line.get("view", row.view)]
-        if line["text"] not in reasons and not _said(line["text"], own):
+        own = [row for row in audit.rows if _speaks_of(line, row)]
+        untested = line["text"].startswith("not tested: ") and not own  # claims nothing, and no row says otherwise
+        if line["text"] not in reasons and not untested and not _said(line["text"], own):
+            where = f"{line['threat_model']} [{line['target_group']}]"
+            found.append(f"verdict {where} does not follow from the rows: {line['text']}")
+        elif any(row.status == LEAK for row in own) and not line["text"].startswith("leak shown"):
             found.append(
-                f"verdict {line['threat_model']} [{line['target_group']}] does not follow from the rows: {line['text']}"
+                f"a leak is in the rows of {line['threat_model']} [{line['target_group']}], and its line does not say so"
             )
-    told = {_named(line) for line in lines if line["text"].startswith("leak shown")}
-    for key in dict.fromkeys(_of(row) for row in audit.rows if row.status == LEAK):
-        if key not in told:
-            found.append(f"a leak is in the rows of {key[0]} [{key[1]}], and no verdict line says so")
     return [*found, *_impossible(audit.rows)]
+
+
+def _speaks_of(line: Mapping[str, Any], row: Row) -> bool:
+    """Whether a verdict line is about a row; a line whose threat model ends in a channel is about that channel alone."""
+    models = (row.threat_model, f"{row.threat_model} ({row.view})")
+    return (
+        line["threat_model"] in models and line["target_group"] == row.target_group and line.get("view", row.view) == row.view
+    )
 
 
 def _said(text: str, rows: list[Row]) -> bool:
@@ -115,14 +123,6 @@ def _said(text: str, rows: list[Row]) -> bool:
     head = dict(_ORDERS)[NO_LEAK]
     sizes = {verdict(row).removeprefix(head) for row in rows if row.status == NO_LEAK}
     return text.startswith(head) and set(text.removeprefix(head).split("; ")) <= sizes
-
-
-def _of(row: Row) -> tuple[str, str]:
-    return row.threat_model, row.target_group
-
-
-def _named(line: Mapping[str, Any]) -> tuple[str, str]:
-    return line["threat_model"], line["target_group"]
 
 
 def _impossible(rows: tuple[Row, ...]) -> Iterator[str]:

@@ -40,7 +40,7 @@ def over_rounds(audit: RunAudit) -> list[Picture]:
     """One drawing per channel and statistic: the attacks' values by round with intervals, chance and control."""
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in audit.list("series"):
-        if any(point["value"] is not None for point in record["points"]):
+        if sum(point["value"] is not None for point in record["points"]) > 1:  # one round alone stands in the tables
             groups.setdefault((record["channel"], record["statistic"]), []).append(record)
     return [_over_rounds(place, *key, own) for place, (key, own) in enumerate(groups.items())]
 

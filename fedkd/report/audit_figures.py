@@ -23,7 +23,7 @@ from fedkd.report.style import (
     legend_above,
 )
 from fedkd.run_audit import RunAudit
-from fedkd.verdict import LEAK, Row
+from fedkd.verdict import LEAK, NO_LEAK, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +32,9 @@ _CURVES = 6
 """ROC curves in one drawing; those with the largest AUC are drawn"""
 _GROUPS = 40
 """rows of the AUC drawing"""
+
+
+_LOOKS = {LEAK: (ORANGE, "s"), NO_LEAK: (BLUE, "o")}
 
 
 def membership_pictures(audit: RunAudit) -> list[Picture]:
@@ -117,7 +120,7 @@ def forest(audit: RunAudit) -> Picture | None:
         for height, row in enumerate(reversed(rows)):
             value = row.value or 0.0
             low, high = (value if end is None else end for end in (row.low, row.high))
-            colour, marker = (ORANGE, "s") if row.status == LEAK else (BLUE, "o")
+            colour, marker = _LOOKS.get(row.status, (MUTED, "D"))
             spread = [[max(0.0, value - low)], [max(0.0, high - value)]]
             axes.errorbar(value, height, xerr=spread, fmt=marker, color=colour, capsize=2.5, markersize=5)
         names = [f"{short(row.view, 22)} · {short(row.attack, 22)} · {short(row.target_group, 14)}" for row in reversed(rows)]
@@ -127,7 +130,10 @@ def forest(audit: RunAudit) -> Picture | None:
         axes.set(xlabel="AUC with its interval", ylim=(-0.6, len(rows) - 0.4))
         more = sum(row.statistic == "auc" and row.value is not None for row in audit.rows) - len(rows)
         rest = f" {more} more groups stand in the table of all statistics." if more > 0 else ""
-        caption = f"Dashed: a coin's 1/2. Squares: a leak is shown after correction; discs: none is shown.{rest}"
+        caption = (
+            "Dashed: a coin's 1/2. Squares: a leak is shown after correction; discs: none is shown; diamonds: described, "
+            f"without a verdict.{rest}"
+        )
         return finish(figure, "auc", "AUC by channel, attack and group", caption)
 
 

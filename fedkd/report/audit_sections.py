@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -143,11 +144,22 @@ def _design(audit: RunAudit) -> Section:
         ("code", "long"),
         [[str(key), _plain(value)] for key, value in sorted(audit.content["config"].items())],
     )
-    controls = tables.control_table(audit) if audit.list("controls") else None
-    missing = _text("No control was run: read every line above as inconclusive.") if controls is None else []
     power = tables.power_table(audit)
     folded = [Block("folded", power)] if power.rows else []
-    return Section("design", "Design", [*_text(lines), *_tables(controls), *missing, *folded, Block("folded", config)])
+    return Section("design", "Design", [*_text(lines), *_controls(audit), *folded, Block("folded", config)])
+
+
+def _controls(audit: RunAudit) -> list[Block]:
+    """How many controls said what; those that speak against the audit in full, the others folded."""
+    counts = Counter((str(c["name"]).replace("_", " "), c["status"]) for c in audit.list("controls"))
+    if not counts:
+        return _text("No control was run: read every line above as inconclusive.")
+    said = ", ".join(f"{name}: {n} {status}" for (name, status), n in counts.items())
+    against = [c for c in audit.list("controls") if c["status"] in ("missed", "broken", "flagged", "not run")]
+    alarming = (
+        [Block("list", [f"{c['name'].replace('_', ' ')} {c['status']}: {c['detail']}" for c in against])] if against else []
+    )
+    return [*_text(f"Controls: {said}."), *alarming, Block("folded", tables.control_table(audit))]
 
 
 def _plain(value: Any) -> str:
@@ -181,11 +193,12 @@ def _listed(value: Any) -> str:
 def _memorization(audit: RunAudit) -> Section:
     picture, grid = exposure(audit), tables.exposure_table(audit)
     if grid is None:
-        return Section("memorization", "Memorization", _text("Not tested: no canaries were planted (audit.canaries = 0)."))
+        reasons = [r["reason"] for r in audit.list("not_run") if "exposure" in r["attack"] or "canar" in r["attack"]]
+        why = "; ".join(reasons) or "no canaries were planted (audit.canaries = 0)"
+        return Section("memorization", "Memorization", _text(f"Not tested: {why}."))
     line = (
-        "Labels that were planted at random, six to a string, ranked among all strings that could have been planted: without "
-        "a leak the "
-        "mean is 1.44 bits. A tie counts as a leak."
+        "Labels were planted at random; those of a few examples of one client form a string, ranked among all strings that "
+        "could have been planted, so that without a leak the mean is 1.44 bits. A tie counts as a leak."
     )
     return Section(
         "memorization", "Memorization", [*_text(line), *_tables(grid), *([Block("picture", picture)] if picture else [])]

@@ -34,36 +34,28 @@ def channel_table(audit: RunAudit) -> Table:
     head = ("channel", "holds", "who sees it", "mechanism", "covered", "bytes per client, round", "rounds", "attacks")
     rows = []
     for one in audit.list("channels"):
-        weight = size(float(one["bytes_per_client_round"])) if one["bytes_per_client_round"] is not None else "not sent"
+        sent = one["direction"] in ("up", "down") and one["bytes_per_client_round"] is not None
         rounds = "–".join(str(t + 1) for t in dict.fromkeys(one["rounds"] or ())) or MISSING
-        rows.append(
-            [
-                one["channel"],
-                ", ".join(one["kinds"]),
-                one["who_sees"],
-                one["mechanism"] or "none",
-                "yes" if one["covered"] else "no",
-                weight,
-                rounds,
-                ", ".join(one["attacks"]) or "none",
-            ]
-        )
-    return Table("What leaves, and who sees it", head, ("", "", "", "", "", "r", "r", ""), rows)
+        names = (one["channel"], ", ".join(one["kinds"]), one["who_sees"], one["mechanism"] or "none")
+        weight = size(float(one["bytes_per_client_round"])) if sent else "not sent"
+        when = rounds if one["direction"] in ("up", "down") else "at the end"
+        rows.append([*names, "yes" if one["covered"] else "no", weight, when, ", ".join(one["attacks"]) or "none"])
+    return Table("What leaves, and who sees it", head, ("s", "", "note", "", "", "r", "r", "note"), rows)
 
 
 def threat_table(audit: RunAudit) -> Table:
     """Adversary, access, unit and targets of each threat model."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[str, list[Row]] = {}
     for row in audit.rows:
-        groups.setdefault((row.threat_model, row.view), []).append(row)
+        groups.setdefault(row.threat_model, []).append(row)
     rows = []
-    for (threat, view), own in groups.items():
+    for threat, own in groups.items():
         names = list(dict.fromkeys(row.target_group for row in own))
-        targets = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-        units, attacks = (", ".join(dict.fromkeys(getattr(row, key) for row in own)) for key in ("unit", "attack"))
-        rows.append([threat, view, attacks, units, targets])
+        targets = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        joined = (", ".join(dict.fromkeys(getattr(row, key) for row in own)) for key in ("view", "attack", "unit"))
+        rows.append([threat, *joined, targets])
     head = ("adversary", "reads", "attacks", "unit", "target groups")
-    return Table("Who attacks, with what, on whom", head, ("", "", "wide", "", "wide"), rows)
+    return Table("Who attacks, with what, on whom", head, ("lead", "note", "note", "", ""), rows)
 
 
 def power_table(audit: RunAudit) -> Table:
@@ -85,13 +77,13 @@ def power_table(audit: RunAudit) -> Table:
         "chosen on other data",
         "attacks tried",
     )
-    return Table("Sizes, power and thresholds", head, ("", "", "", "", "n", "n", "n", "wide", "n"), rows)
+    return Table("Sizes, power and thresholds", head, ("s", "", "s", "", "n", "n", "n", "wide", "n"), rows)
 
 
 def control_table(audit: RunAudit) -> Table:
     """Outcomes of the controls."""
     rows = [[str(c["name"]).replace("_", " "), c["status"], c["detail"]] for c in audit.list("controls")]
-    return Table("Controls", ("control", "outcome", "detail"), ("", "", "wide"), rows)
+    return Table(f"Controls ({len(rows)})", ("control", "outcome", "detail"), ("", "", "wide"), rows)
 
 
 def membership_tables(audit: RunAudit) -> tuple[Table | None, Table | None]:
@@ -102,8 +94,8 @@ def membership_tables(audit: RunAudit) -> tuple[Table | None, Table | None]:
             groups.setdefault((row.threat_model, row.view, row.attack, row.target_group), {})[row.statistic] = row
     whole = [_membership(key, own) for key, own in groups.items() if key[3] == "all"]
     parts = [_membership(key, own) for key, own in groups.items() if key[3] != "all"]
-    head = ("channel", "attack", "group", "members", "others", "AUC", "TPR at 1 %", "TPR at 0.1 %", "outcome")
-    kinds = ("s", "", "", "r", "r", "r", "r", "r", "note")
+    head = ("channel", "attack", "group", "members / others", "AUC", "TPR at 10 %", "TPR at 1 %", "TPR at 0.1 %", "outcome")
+    kinds = ("s", "", "s", "r", "r", "r", "r", "r", "note")
     title = "Membership: value [interval]; each TPR with a threshold from other non-members"
     folded = f"Single groups of candidates ({len(parts)})"
     return Table(title, head, kinds, whole) if whole else None, Table(folded, head, kinds, parts) if parts else None
@@ -111,13 +103,13 @@ def membership_tables(audit: RunAudit) -> tuple[Table | None, Table | None]:
 
 def _membership(key: tuple[str, ...], own: dict[str, Row]) -> list[str]:
     main = own.get("auc") or next(iter(own.values()))
-    cells = [_rate(own.get(name)) for name in ("auc", "tpr_at_fpr_0.01", "tpr_at_fpr_0.001")]
+    cells = [_rate(own.get(name)) for name in ("auc", "tpr_at_fpr_0.1", "tpr_at_fpr_0.01", "tpr_at_fpr_0.001")]
     shown = [row.statistic for row in own.values() if row.status == "leak shown"]
     refused = [row for row in own.values() if row.status == NOT_TESTED]
     outcome = "leak shown by " + ", ".join(shown) if shown else main.status
     if refused and main.status == NOT_TESTED:
         outcome = f"not tested: {main.reason}"
-    return [key[1], key[2], key[3], f"{main.n_members:,}", f"{main.n_non_members:,}", *cells, outcome]
+    return [key[1], key[2], key[3], f"{main.n_members:,} / {main.n_non_members:,}", *cells, outcome]
 
 
 def _rate(row: Row | None) -> str:

@@ -34,11 +34,11 @@ margin:0 0 1.4rem;border-radius:0 6px 6px 0}
 .verdict b{display:block;font-size:.85rem;font-weight:500;color:var(--soft)}
 .verdict b+b{margin-top:.5rem}
 .lines{margin:.35rem 0 0;padding:0;list-style:none}
-.lines li{display:grid;grid-template-columns:minmax(6rem,13rem) 1fr;gap:0 1rem;margin:.3rem 0;overflow-wrap:anywhere}
-.lines span{color:var(--soft);font-size:.88rem;line-height:1.85}
+.lines li{display:grid;grid-template-columns:1fr 1fr;gap:0 1.2rem;margin:.35rem 0;overflow-wrap:anywhere;line-height:1.45}
+.lines span{color:var(--soft);font-size:.88rem;line-height:1.6}
 .numbers+.table,.table+.table,figure+.table,p+.table{margin-top:1.1rem}
 td.r,th.r{text-align:right}
-tbody th.s{min-width:0}td.note{min-width:9rem;overflow-wrap:anywhere}
+tbody th.s{min-width:0}tbody th.lead{min-width:15rem}td.note{min-width:9rem;overflow-wrap:anywhere}
 .numbers{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.6rem;margin:0;padding:0}
 .numbers div{background:var(--card);border:1px solid var(--line);border-radius:6px;padding:.6rem .8rem}
 .numbers dt{color:var(--soft);font-size:.8rem;line-height:1.3}

@@ -22,19 +22,16 @@ def summary_line(audit: RunAudit) -> str:
 
 
 def cards(audit: RunAudit) -> list[dict[str, Any]]:
-    """One card per threat model with its verdict lines, those with a leak first."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for line in audit.list("verdicts"):
-        groups.setdefault(line["threat_model"], []).append(line)
+    """The verdict lines, one per threat model and target group, by what they say: leaks first."""
     made = []
-    for title, lines in groups.items():
-        states = {status_of(line["text"]) for line in lines}
-        look = "bad" if LEAK in states else "" if NO_LEAK in states else "open"
-        shown = [{"group": _group(line), "text": line["text"]} for line in lines]
-        shown.sort(key=lambda line: status_of(line["text"]) != LEAK)
-        made.append({"title": title, "look": look, "lines": shown})
-    return sorted(made, key=lambda card: ("bad", "", "open").index(card["look"]))
+    for status, look in ((LEAK, "bad"), (NO_LEAK, ""), (NOT_TESTED, "open")):
+        lines = [line for line in audit.list("verdicts") if status_of(line["text"]) == status]
+        if lines:
+            shown = [{"group": _group(line), "text": line["text"]} for line in lines]
+            made.append({"title": f"{status}: {len(lines)}", "look": look, "lines": shown})
+    return made
 
 
 def _group(line: Mapping[str, Any]) -> str:
-    return f"{line['view']}, {line['target_group']}" if line.get("view") else str(line["target_group"])
+    parts = [line["threat_model"], line.get("view") or "", line["target_group"] if line["target_group"] != "all" else ""]
+    return " · ".join(part for part in parts if part)
