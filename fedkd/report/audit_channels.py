@@ -60,12 +60,14 @@ def _over_rounds(place: int, channel: str, statistic: str, records: Sequence[Rec
         for index, record in enumerate(records):
             points = [point for point in record["points"] if point["value"] is not None]
             colour, marker = SERIES[index % len(SERIES)], MARKERS[index % len(MARKERS)]
-            x, y = [p["round"] + 1 for p in points], [p["value"] for p in points]
+            shift = 0.07 * (index - (len(records) - 1) / 2)
+            x, y = [p["round"] + 1 + shift for p in points], [p["value"] for p in points]
             low = [v if p["low"] is None else min(v, p["low"]) for p, v in zip(points, y, strict=True)]
             high = [v if p["high"] is None else max(v, p["high"]) for p, v in zip(points, y, strict=True)]
             axes.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=1.5, label=short(record["attack"]))
             axes.vlines(x, low, high, color=colour, linewidth=1.1, alpha=0.75)
-            axes.fill_between(x, low, high, color=colour, alpha=0.10, linewidth=0)
+            if len(records) < 3:  # more bands would hide each other
+                axes.fill_between(x, low, high, color=colour, alpha=0.10, linewidth=0)
             control = [point for point in record.get("control", []) if point["value"] is not None]
             if control:
                 places = [p["round"] + 1 for p in control], [p["value"] for p in control]

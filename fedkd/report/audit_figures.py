@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _CURVES = 6
 """ROC curves in one drawing; those with the largest AUC are drawn"""
-_GROUPS = 40
+_GROUPS = 30
 """rows of the AUC drawing"""
 
 
@@ -110,31 +110,37 @@ def _percent(axes: Axes) -> None:
 
 
 def forest(audit: RunAudit) -> Picture | None:
-    """AUC with interval for each channel, attack and group."""
-    rows = [row for row in audit.rows if row.statistic == "auc" and row.value is not None][:_GROUPS]
-    if not rows:
+    """AUC with interval for each channel and attack on all candidates, its values on single groups as small marks."""
+    rows = [row for row in audit.rows if row.statistic == "auc" and row.value is not None]
+    whole = [row for row in rows if row.target_group == "all"]
+    shown = (whole or rows)[:_GROUPS]
+    if not shown:
         return None
-    with canvas(0.8 + 0.25 * len(rows)) as figure:
+    with canvas(0.95 + 0.27 * len(shown)) as figure:
         axes: Axes = figure.subplots()
         axes.axvline(0.5, color=MUTED, linestyle="--", linewidth=1.0)
-        for height, row in enumerate(reversed(rows)):
+        for height, row in enumerate(reversed(shown)):
+            parts = (
+                [r.value or 0.0 for r in rows if r is not row and (r.view, r.attack) == (row.view, row.attack)] if whole else []
+            )
+            axes.scatter(parts, [height] * len(parts), s=14, color=MUTED, alpha=0.45, linewidths=0, zorder=1)
             value = row.value or 0.0
             low, high = (value if end is None else end for end in (row.low, row.high))
             colour, marker = _LOOKS.get(row.status, (MUTED, "D"))
             spread = [[max(0.0, value - low)], [max(0.0, high - value)]]
             axes.errorbar(value, height, xerr=spread, fmt=marker, color=colour, capsize=2.5, markersize=5)
-        names = [f"{short(row.view, 22)} · {short(row.attack, 22)} · {short(row.target_group, 14)}" for row in reversed(rows)]
-        axes.set_yticks(range(len(rows)), names)
+        groups = "" if whole else " · {0.target_group}"
+        names = [f"{short(row.view, 24)} · {short(row.attack, 24)}" + groups.format(row) for row in reversed(shown)]
+        axes.set_yticks(range(len(shown)), names)
         axes.grid(visible=True, axis="x")
         axes.grid(visible=False, axis="y")
-        axes.set(xlabel="AUC with its interval", ylim=(-0.6, len(rows) - 0.4))
-        more = sum(row.statistic == "auc" and row.value is not None for row in audit.rows) - len(rows)
-        rest = f" {more} more groups stand in the table of all statistics." if more > 0 else ""
+        axes.set(xlabel="AUC with its interval", ylim=(-0.6, len(shown) - 0.4))
+        more = len(whole or rows) - len(shown)
         caption = (
-            "Dashed: a coin's 1/2. Squares: a leak is shown after correction; discs: none is shown; diamonds: described, "
-            f"without a verdict.{rest}"
+            "Dashed: a coin's 1/2. Squares: a leak is shown after correction; discs: none is shown; diamonds: no verdict. "
+            "Grey dots: single groups, such as clients." + (f" {more} more stand in the tables." if more else "")
         )
-        return finish(figure, "auc", "AUC by channel, attack and group", caption)
+        return finish(figure, "auc", "AUC by channel and attack", caption)
 
 
 def histograms(audit: RunAudit) -> Picture | None:

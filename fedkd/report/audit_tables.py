@@ -118,19 +118,18 @@ def _rate(row: Row | None) -> str:
     return "too few" if row.value is None and "too few" in row.reason else span(row.value, row.low, row.high)
 
 
-def other_table(audit: RunAudit, only: Sequence[str] | None = None) -> Table | None:
+def other_table(audit: RunAudit) -> Table | None:
     """What is neither membership nor a rebuilt image nor an epsilon: label disclosure, linkage and the like."""
+    rebuilt = {row.attack for row in audit.rows if row.statistic.startswith("ssim")} if audit.list("inversion") else set()
     rows = []
     for row in audit.rows:
-        if of_membership(row) or row.statistic in _SPECIAL or (only is not None and row.attack not in only):
+        if of_membership(row) or row.statistic in _SPECIAL or row.attack in rebuilt:
             continue
-        detectable = show(row.detectable) if row.detectable is not None else "not stated"
-        outcome = f"{row.status}: {row.reason}" if row.reason else row.status
-        cells = (row.view, row.attack, row.target_group, row.statistic, span(row.value, row.low, row.high))
-        rows.append([*cells, f"{row.n_members:,}", detectable, outcome])
-    head = ("channel", "attack", "group", "statistic", "value [interval]", "cases", "found with 80 % power", "outcome")
-    title = "Label disclosure, linkage, rebuilt inputs and whatever else was measured"
-    return Table(title, head, ("s", "", "", "", "r", "r", "r", "note"), rows) if rows else None
+        named = (row.view, f"{row.attack}: {row.statistic}", row.target_group, span(row.value, row.low, row.high))
+        rows.append([*named, f"{row.n_members:,}", f"{row.status}: {row.reason}" if row.reason else row.status])
+    head = ("channel", "attack: statistic", "group", "value [interval]", "cases", "outcome")
+    title = "Label disclosure, linkage and whatever else was measured"
+    return Table(title, head, ("", "", "s", "r", "r", "wide"), rows) if rows else None
 
 
 def inversion_table(audit: RunAudit) -> Table | None:
