@@ -18,7 +18,8 @@ import numpy as np
 from fedkd import channel_signals, evaluate, outgoing, rng
 from fedkd.channel_attacks import Scored, scored
 from fedkd.channel_candidates import Candidates, blind_scores, draw
-from fedkd.channel_extras import Family, Found, exposures, label_rows, link_rows, link_series, reconstructions
+from fedkd.channel_dp import Conformance, bracket_records, bracket_rows, brackets
+from fedkd.channel_extras import Family, Found, exposure_rows, exposures, label_rows, link_rows, link_series, reconstructions
 from fedkd.channel_links import Evidence
 from fedkd.channel_messages import Traffic, count, last_average, replay
 from fedkd.channel_series import client_rows, curve_band, other_client, series
@@ -95,10 +96,11 @@ def with_pairs(folder: Path, states: Path, config: Config | None = None) -> tupl
     run = open_finished(folder, states)
     candidates = draw(run.data, c.seed, c.candidates)
     reader = channel_signals.Reader(run.setting, candidates, c.references)
-    evidence, moved = Evidence(run.setting, run), dict[tuple[str, str], Traffic]()
+    evidence, conformance, moved = Evidence(run.setting, run), Conformance(run), dict[tuple[str, str], Traffic]()
     for r in replay(run):
         reader.read(r)
         evidence.read(r)
+        conformance.read(r)
         count(moved, r)
         if r.number == run.setting.rounds - 1 and r.level == run.setting.model.blocks + 1:
             reader.average(run.setting.rounds, last_average(run, r.average))
@@ -111,15 +113,18 @@ def with_pairs(folder: Path, states: Path, config: Config | None = None) -> tupl
         found.add(more)
     inversion, pairs = reconstructions(run, states, c.seed, family.comparisons)
     found.add(inversion)
+    bounds, unbounded = brackets(run, c.canaries, c.guesses, c.seed)
+    found.rows += bracket_rows(bounds, run.setting.experiment.label)
     exposure, why = exposures(run, states, c.exposure_length)
+    found.add(exposure_rows(exposure, run.setting.experiment.label))
     table = channels(run.setting, moved, attacks, evidence)
     found.verdicts += [unread(channel) for channel in table if not channel["attacks"]]
-    found.not_run += not_run(run.setting, attacks, moved, why)
+    found.not_run += unbounded + not_run(run.setting, attacks, moved, why)
     return plain({
         "schema": SCHEMA, "kind": "run_audit", "run": _run(run), "config": asdict(c), "comparisons": family.comparisons,
         "channels": table, "rows": [asdict(r) for r in found.rows], "verdicts": found.verdicts, "controls": found.controls,
         "series": [*series(attacks, candidates, c.level), *link_series(evidence)], "curves": curves, "exposure": exposure,
-        "brackets": [], "inversion": found.records, "conformance": [], "utility": _utility(run.folder),
+        "brackets": bracket_records(bounds), "inversion": found.records, "conformance": conformance.records(), "utility": _utility(run.folder),
         "not_run": found.not_run,
     }), pairs  # fmt: skip
 
