@@ -23,7 +23,7 @@ from fedkd.channel_extras import Family, Found, exposure_rows, exposures, label_
 from fedkd.channel_links import Evidence
 from fedkd.channel_messages import Traffic, count, last_average, replay
 from fedkd.channel_series import client_rows, curve_band, other_client, series
-from fedkd.channel_table import channels, not_run, unread
+from fedkd.channel_table import THREATS, channels, not_run, unread
 from fedkd.errors import ConfigError
 from fedkd.evaluate import plain
 from fedkd.finished import Finished, final_models, open_finished
@@ -66,15 +66,6 @@ class Config:
 
 
 FPRS = evaluate.Config().fprs
-THREATS = {
-    "features up": "the server keeps every uploaded feature row and the blocks that came with them",
-    "soft labels up": "the server keeps every uploaded soft label beside its features",
-    "weights up": "the server keeps every client's uploaded model",
-    "heads up": "the server keeps every client's uploaded blocks and head",
-    "weights down": "a client, or who sees aggregates alone, keeps every averaged model",
-    "heads down": "a client, or who sees aggregates alone, keeps every averaged head and its blocks",
-    "personal models": "who is given a client's final personal model",
-}
 
 
 def audit(folder: Path, states: Path, config: Config | None = None) -> dict[str, Any]:
@@ -118,15 +109,17 @@ def with_pairs(folder: Path, states: Path, config: Config | None = None) -> tupl
     exposure, why = exposures(run, states, c.exposure_length)
     found.add(exposure_rows(exposure, run.setting.experiment.label))
     table = channels(run.setting, moved, attacks, evidence)
-    found.verdicts += [unread(channel) for channel in table if not channel["attacks"]]
+    found.verdicts += [line for channel in table if (line := unread(channel, attacks)) is not None]
     found.not_run += unbounded + not_run(run.setting, attacks, moved, why)
-    return plain({
+    body = {
         "schema": SCHEMA, "kind": "run_audit", "run": _run(run), "config": asdict(c), "comparisons": family.comparisons,
         "channels": table, "rows": [asdict(r) for r in found.rows], "verdicts": found.verdicts, "controls": found.controls,
         "series": [*series(attacks, candidates, c.level), *link_series(evidence)], "curves": curves, "exposure": exposure,
-        "brackets": bracket_records(bounds), "inversion": found.records, "conformance": conformance.records(), "utility": _utility(run.folder),
-        "not_run": found.not_run,
-    }), pairs  # fmt: skip
+        "brackets": bracket_records(bounds), "inversion": found.records, "conformance": conformance.records(),
+        "utility": _utility(run.folder), "not_run": found.not_run,
+    }  # fmt: skip
+    plain_body: dict[str, Any] = plain(body)
+    return plain_body, pairs
 
 
 def _membership(

@@ -50,7 +50,8 @@ def brackets(run: Finished, canaries: int, guesses: int, seed: int) -> tuple[lis
                              "user_clip_noise; noise on rows is read by the attacks on rows"})  # fmt: skip
             continue
         try:
-            found.append((_steps if s.mechanism.module is dpsgd else _means)(run, s, config, privacy))
+            said = next(p for p in privacy["statements"] if name in p["mechanism"].split(", "))
+            found.append((_steps if s.mechanism.module is dpsgd else _means)(run, s, config, said))
         except ConfigError as error:
             left.append({"attack": f"lower bound on epsilon: {name}", "reason": str(error)})
     return found, left

@@ -204,20 +204,20 @@ def exposures(run: Finished, states: Path, length: int) -> tuple[list[dict[str, 
 def exposure_rows(records: list[dict[str, Any]], model: str) -> Found:
     """Exposure per view as rows: the mean with its verdict (Holm over the views), and the p value that the gate reads."""
     found = Found()
-    adjusted = holm([r["p"] for r in records]) if records else []
+    adjusted = holm([r["p"] for r in records]).tolist() if records else list[float]()
     for record, p in zip(records, adjusted, strict=True):
         channel, group, who = VIEWS[record["view"]]
         n = record["strings"]
         size = NULL_BITS + (float(stats.norm.ppf(0.975)) + float(stats.norm.ppf(POWER))) * NULL_BITS / np.sqrt(n)
         shown = p < ALPHA
-        why = f"Holm p = {show(float(p))} over {len(records)} views; {show(NULL_BITS)} bits without a leak; {n} label strings"
+        why = f"Holm p = {show(p)} over {len(records)} views; {show(NULL_BITS)} bits without a leak; {n} label strings"
         labels = record["labels_sent"]
         why += "" if labels is None else f"; the planted label itself travelled beside {100 * labels:.3g} % of the rows"
         row = Row(who, "exposure", model, group, "label string", channel, "exposure_mean_bits", record["mean_bits"],
                   record["low"], record["high"], 0.95, n, 0, "none", None if shown else float(size), len(records),
                   LEAK if shown else NO_LEAK, why)  # fmt: skip
         found.say(row)
-        found.rows.append(replace(row, statistic="exposure_p_r1", value=float(p), low=None, high=None, detectable=None,
+        found.rows.append(replace(row, statistic="exposure_p_r1", value=p, low=None, high=None, detectable=None,
                                   status=MEASURED))  # fmt: skip
     return found
 
