@@ -64,6 +64,10 @@ def _calibrated(own: Floats, others: Floats, client: Ints) -> Floats:
     )
 
 
+def _own(own: Floats, others: Floats, client: Ints) -> Floats:
+    return own
+
+
 def _z(own: Floats, others: Floats, client: Ints) -> Floats:
     return controls.pool_clients(own, others, client)
 
@@ -79,8 +83,10 @@ def _fedmia_cosine(own: Floats, others: Floats, client: Ints) -> Floats:
 
 
 ATTACKS = (
-    Attack("nearest_feature", FEATURES, "nearest_feature", _z, 2),
-    Attack("nearest_soft_label", SOFT, "nearest_soft_label", _z, 2),
+    Attack("nearest_feature", FEATURES, "nearest_feature", _own),
+    Attack("nearest_feature (z)", FEATURES, "nearest_feature", _z, 2),
+    Attack("nearest_soft_label", SOFT, "nearest_soft_label", _own),
+    Attack("nearest_soft_label (z)", SOFT, "nearest_soft_label", _z, 2),
     *(
         Attack(name, channel, "phi", score, least)
         for channel in (WEIGHTS, HEADS, PERSONAL)
@@ -106,7 +112,7 @@ def scored(values: dict[tuple[str, str], Values], client: Ints) -> list[Scored]:
             continue
         by_round = np.stack([_masked(attack, own, o, client) for own, o in zip(given.own, given.others, strict=True)])
         control = None
-        if attack.least and min(len(o) for o in given.others) > attack.least:
+        if min(len(o) for o in given.others) > attack.least:
             control = np.stack([_masked(attack, o[0], o[1:], client) for o in given.others])
         seen = np.isfinite(by_round)
         total = np.where(seen, by_round, 0.0).sum(axis=0) / np.where(seen.any(axis=0), seen.sum(axis=0), np.nan)

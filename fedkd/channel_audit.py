@@ -18,11 +18,12 @@ import numpy as np
 from fedkd import channel_signals, evaluate, outgoing, rng
 from fedkd.channel_attacks import Scored, scored
 from fedkd.channel_candidates import Candidates, blind_scores, draw
-from fedkd.channel_extras import Family, Found, exposures, label_rows, link_rows, link_series, reconstructions
+from fedkd.channel_dp import Conformance, bracket_records, bracket_rows, brackets
+from fedkd.channel_extras import Family, Found, exposure_rows, exposures, label_rows, link_rows, link_series, reconstructions
 from fedkd.channel_links import Evidence
 from fedkd.channel_messages import Traffic, count, last_average, replay
 from fedkd.channel_series import client_rows, curve_band, other_client, series
-from fedkd.channel_table import channels, not_run, unread
+from fedkd.channel_table import THREATS, channels, not_run, unread
 from fedkd.errors import ConfigError
 from fedkd.evaluate import plain
 from fedkd.finished import Finished, final_models, open_finished
@@ -65,15 +66,6 @@ class Config:
 
 
 FPRS = evaluate.Config().fprs
-THREATS = {
-    "features up": "the server keeps every uploaded feature row and the blocks that came with them",
-    "soft labels up": "the server keeps every uploaded soft label beside its features",
-    "weights up": "the server keeps every client's uploaded model",
-    "heads up": "the server keeps every client's uploaded blocks and head",
-    "weights down": "a client, or who sees aggregates alone, keeps every averaged model",
-    "heads down": "a client, or who sees aggregates alone, keeps every averaged head and its blocks",
-    "personal models": "who is given a client's final personal model",
-}
 
 
 def audit(folder: Path, states: Path, config: Config | None = None) -> dict[str, Any]:
@@ -95,10 +87,11 @@ def with_pairs(folder: Path, states: Path, config: Config | None = None) -> tupl
     run = open_finished(folder, states)
     candidates = draw(run.data, c.seed, c.candidates)
     reader = channel_signals.Reader(run.setting, candidates, c.references)
-    evidence, moved = Evidence(run.setting, run), dict[tuple[str, str], Traffic]()
+    evidence, conformance, moved = Evidence(run.setting, run), Conformance(run), dict[tuple[str, str], Traffic]()
     for r in replay(run):
         reader.read(r)
         evidence.read(r)
+        conformance.read(r)
         count(moved, r)
         if r.number == run.setting.rounds - 1 and r.level == run.setting.model.blocks + 1:
             reader.average(run.setting.rounds, last_average(run, r.average))
@@ -111,17 +104,22 @@ def with_pairs(folder: Path, states: Path, config: Config | None = None) -> tupl
         found.add(more)
     inversion, pairs = reconstructions(run, states, c.seed, family.comparisons)
     found.add(inversion)
+    bounds, unbounded = brackets(run, c.canaries, c.guesses, c.seed)
+    found.rows += bracket_rows(bounds, run.setting.experiment.label)
     exposure, why = exposures(run, states, c.exposure_length)
+    found.add(exposure_rows(exposure, run.setting.experiment.label))
     table = channels(run.setting, moved, attacks, evidence)
-    found.verdicts += [unread(channel) for channel in table if not channel["attacks"]]
-    found.not_run += not_run(run.setting, attacks, moved, why)
-    return plain({
+    found.verdicts += [line for channel in table if (line := unread(channel, attacks)) is not None]
+    found.not_run += unbounded + not_run(run.setting, attacks, moved, why)
+    body = {
         "schema": SCHEMA, "kind": "run_audit", "run": _run(run), "config": asdict(c), "comparisons": family.comparisons,
         "channels": table, "rows": [asdict(r) for r in found.rows], "verdicts": found.verdicts, "controls": found.controls,
         "series": [*series(attacks, candidates, c.level), *link_series(evidence)], "curves": curves, "exposure": exposure,
-        "brackets": [], "inversion": found.records, "conformance": [], "utility": _utility(run.folder),
-        "not_run": found.not_run,
-    }), pairs  # fmt: skip
+        "brackets": bracket_records(bounds), "inversion": found.records, "conformance": conformance.records(),
+        "utility": _utility(run.folder), "not_run": found.not_run,
+    }  # fmt: skip
+    plain_body: dict[str, Any] = plain(body)
+    return plain_body, pairs
 
 
 def _membership(

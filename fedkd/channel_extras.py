@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from fedkd.attacks import label_histogram, linkage
 from fedkd.channel_links import Evidence
 from fedkd.errors import ConfigError
 from fedkd.finished import Finished
-from fedkd.inference import detectable_rate, paired_bootstrap
+from fedkd.inference import detectable_rate, holm, paired_bootstrap
 from fedkd.mechanisms import permute
 from fedkd.types import Arrays
 from fedkd.verdict import LEAK, MEASURED, NO_LEAK, Row, show, verdict
@@ -24,6 +24,14 @@ from fedkd.verdict import LEAK, MEASURED, NO_LEAK, Row, show, verdict
 LABELS = "the server reads one client's messages and asks what labels it holds"
 LINKS = "a receiver of messages without client ids matches those of two consecutive rounds"
 ROW_LINKS = "a receiver of rows without sample ids matches one client's rows of two consecutive rounds"
+VIEWS = {
+    "released": ("soft labels up", "label canaries", "a receiver keeps and averages every uploaded soft label"),
+    "returned": ("soft labels down", "label canaries", "a receiver keeps and averages every returned soft label"),
+    "own model": ("personal models", "label canaries", "who is given the holder's final model"),
+    "other models": ("personal models", "label canaries of other clients", "who is given all other clients' final models"),
+}
+"""View of fedkd.label_exposure -> channel, target group, threat model."""
+ALPHA = 0.05
 NULL_BITS = 1.44
 """Mean exposure without a leak, bits."""
 POWER = 0.8
@@ -71,7 +79,9 @@ class Found:
     def say(self, row: Row) -> None:
         """Add a row with its verdict."""
         self.rows.append(row)
-        self.verdicts.append({"threat_model": f"{row.threat_model} ({row.view})", "target_group": "all", "text": verdict(row)})
+        self.verdicts.append(
+            {"threat_model": f"{row.threat_model} ({row.view})", "target_group": row.target_group, "text": verdict(row)}
+        )
 
 
 def label_rows(evidence: Evidence, family: Family) -> Found:
@@ -189,6 +199,27 @@ def exposures(run: Finished, states: Path, length: int) -> tuple[list[dict[str, 
                       "low": s.low, "high": s.high, "ceiling_bits": view.report.ceiling, "null_bits": NULL_BITS, "p": s.p_holm,
                       "labels_sent": view.labels_sent})  # fmt: skip
     return found, ""
+
+
+def exposure_rows(records: list[dict[str, Any]], model: str) -> Found:
+    """Exposure per view as rows: the mean with its verdict (Holm over the views), and the p value that the gate reads."""
+    found = Found()
+    adjusted = holm([r["p"] for r in records]).tolist() if records else list[float]()
+    for record, p in zip(records, adjusted, strict=True):
+        channel, group, who = VIEWS[record["view"]]
+        n = record["strings"]
+        size = NULL_BITS + (float(stats.norm.ppf(0.975)) + float(stats.norm.ppf(POWER))) * NULL_BITS / np.sqrt(n)
+        shown = p < ALPHA
+        why = f"Holm p = {show(p)} over {len(records)} views; {show(NULL_BITS)} bits without a leak; {n} label strings"
+        labels = record["labels_sent"]
+        why += "" if labels is None else f"; the planted label itself travelled beside {100 * labels:.3g} % of the rows"
+        row = Row(who, "exposure", model, group, "label string", channel, "exposure_mean_bits", record["mean_bits"],
+                  record["low"], record["high"], 0.95, n, 0, "none", None if shown else float(size), len(records),
+                  LEAK if shown else NO_LEAK, why)  # fmt: skip
+        found.say(row)
+        found.rows.append(replace(row, statistic="exposure_p_r1", value=p, low=None, high=None, detectable=None,
+                                  status=MEASURED))  # fmt: skip
+    return found
 
 
 def reconstructions(run: Finished, states: Path, seed: int, comparisons: int) -> tuple[Found, Arrays]:

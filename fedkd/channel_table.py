@@ -11,8 +11,18 @@ from fedkd.channel_messages import Traffic
 from fedkd.channel_signals import PERSONAL
 from fedkd.setting import Setting
 
+THREATS = {
+    "features up": "the server keeps every uploaded feature row and the blocks that came with them",
+    "soft labels up": "the server keeps every uploaded soft label beside its features",
+    "weights up": "the server keeps every client's uploaded model",
+    "heads up": "the server keeps every client's uploaded blocks and head",
+    "weights down": "a client, or who sees aggregates alone, keeps every averaged model",
+    "heads down": "a client, or who sees aggregates alone, keeps every averaged head and its blocks",
+    "personal models": "who is given a client's final personal model",
+}
 SEES = {"up": "the server, and who reads the wire", "down": "every client, and the server",
         "model": "who is given a client's final model"}  # fmt: skip
+NO_MODEL = "no model that a candidate could be asked of: the receiver holds neither whole models nor the blocks below a cut"
 REASONS = {
     "labels up": "raw labels are read, not inferred: see label disclosure",
     "ids up": "sample ids name rows and say nothing of their content; they link rounds",
@@ -83,11 +93,14 @@ def _covered(setting: Setting) -> dict[str, frozenset[str]]:
     return out
 
 
-def unread(channel: dict[str, Any]) -> dict[str, str]:
-    """The verdict of a channel that no attack reads."""
+def unread(channel: dict[str, Any], attacks: list[Scored]) -> dict[str, str] | None:
+    """The verdict of a channel that no attack on single examples reads; None where one does."""
     name = channel["channel"]
-    reason = REASONS.get(name, "no attack on this channel is built")
-    return {"threat_model": f"{channel['who_sees']} ({name})", "target_group": "all", "text": f"not tested: {reason}"}
+    if any(a.attack.channel == name for a in attacks) or (name not in THREATS and channel["attacks"]):
+        return None
+    reason = REASONS.get(name, NO_MODEL if name in THREATS else "no attack on this channel is built")
+    who = THREATS.get(name, f"{channel['who_sees']} ({name})")
+    return {"threat_model": who, "target_group": "all", "text": f"not tested: {reason}"}
 
 
 def not_run(
@@ -105,7 +118,7 @@ def not_run(
         elif setting.experiment.num_clients <= attack.least:
             reason = f"it compares with {attack.least} other clients; the run has {setting.experiment.num_clients}"
         else:
-            reason = "no round had all that it needs: the server holds no whole model (or no blocks below the cut)"
+            reason = NO_MODEL
         found.append({"attack": f"{attack.channel} | {attack.name}", "reason": reason})
     found.append({"attack": "distill_lira with shadow federations", "reason": "needs other seeds of the same configuration"})
     found.append({"attack": "active server (crafted weights)", "reason": "adversaries of this audit are passive"})
