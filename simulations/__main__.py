@@ -201,6 +201,16 @@ def demo(output: Output = None, seeds: Annotated[str, typer.Option(help="seeds o
     raise typer.Exit(code)
 
 
+@app.command(name="audit-demo")
+def audit_demo(output: Output = None) -> None:
+    """FedD2S-avg with features and with heads, with and without mechanisms: run, audited, gated, one page beside another."""
+    from simulations.audit_demo import run_demo
+
+    with _usage():
+        code = run_demo(output)
+    raise typer.Exit(code)
+
+
 @app.command()
 def shadows(
     plan: Annotated[Path, typer.Argument(help="TOML: pool, members, models, [experiment]; see fedkd/shadows.py")],

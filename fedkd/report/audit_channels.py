@@ -190,6 +190,8 @@ class Point:
     """verdict rows that show a leak"""
     megabytes: float
     """up and down, whole run"""
+    alive: bool | None
+    """whether the accuracy's interval lies above always naming a client's most frequent label; None where that is unknown"""
     guarantee: str
 
 
@@ -209,8 +211,13 @@ def point(audit: RunAudit) -> Point:
         f"cut {gain['cut']}, {gain['attacker']}" if gain else "none measured",
         sum(row.status == LEAK for row in audit.rows),
         ((use["bytes_up"] or 0) + (use["bytes_down"] or 0)) / 1e6,
+        _alive(use.get("accuracy_low"), use.get("guess")),
         str(audit.run["guarantee"] or "No guarantee was computed."),
     )
+
+
+def _alive(low: float | None, guess: float | None) -> bool | None:
+    return None if low is None or guess is None else low > guess
 
 
 def _three(value: float | None, low: float | None, high: float | None) -> tuple[float, float, float]:

@@ -227,32 +227,14 @@ def frontier_table(points: Sequence[Point]) -> Table:
     def three(values: tuple[float, float, float], scale: float = 1.0) -> str:
         return span(*(scale * v for v in values)) if values[0] == values[0] else MISSING
 
-    rows = [
-        [
-            p.label,
-            three(p.accuracy, 100),
-            three(p.auc),
-            p.auc_of,
-            three(p.gain),
-            p.gain_of,
-            str(p.leaks),
-            f"{p.megabytes:,.1f}",
-            p.guarantee,
-        ]
-        for p in points
-    ]
-    head = (
-        "run",
-        "accuracy, %",
-        "highest membership AUC",
-        "of",
-        "SSIM above chance",
-        "at",
-        "rows with a leak",
-        "MB",
-        "guarantee",
-    )
-    return Table("Runs side by side", head, ("", "r", "r", "", "r", "", "r", "r", ""), rows)
+    rows = []
+    for p in points:
+        state = {True: "alive", False: "dead", None: MISSING}[p.alive]
+        measured = (three(p.accuracy, 100), state, three(p.auc), p.auc_of, three(p.gain), p.gain_of)
+        rows.append([p.label, *measured, str(p.leaks), f"{p.megabytes:,.1f}", p.guarantee])
+    head = ("run", "accuracy, %", "model", "highest AUC", "of", "SSIM over chance", "at", "leaks", "MB", "guarantee")
+    title = "Runs side by side; alive: accuracy above always naming a client's most frequent label; leaks: rows that show one"
+    return Table(title, head, ("", "r", "", "r", "", "r", "", "r", "r", "note"), rows)
 
 
 def all_rows(audit: RunAudit) -> Table:
