@@ -12,16 +12,13 @@ from pathlib import Path
 from fedkd import bundle, gate, run_audit
 from fedkd.errors import ConfigError
 from fedkd.junit import to_junit
-from fedkd.report.audit_channels import Point, pairs, point, read_pairs
-from fedkd.report.audit_sections import Section, pictures, sections
+from fedkd.report.audit_channels import pairs, point, read_pairs
+from fedkd.report.audit_sections import Section, pictures, sections, without_images
 from fedkd.report.model_card import model_card
 from fedkd.report.page import replace_text, write_report
-from fedkd.report.style import Picture
 from fedkd.report.templates import render
 from fedkd.report.verdict_cards import cards, summary_line
 from fedkd.run_audit import RunAudit
-
-LEFT_OUT = "The pairs of images are not in this copy: they show clients' data, and evidence holds none."
 
 
 def build(run: Path, compared: Sequence[Path] = ()) -> Path:
@@ -44,7 +41,7 @@ def build(run: Path, compared: Sequence[Path] = ()) -> Path:
         picture.save(folder / "figures")
     page = _page(audit, parts)
     target = replace_text(folder / "audit.html", page)
-    _companions(run, audit, points, drawn, page)
+    _companions(run, audit, _page(audit, without_images(parts)) if drawn else page)
     if (run / "report.html").is_file():
         write_report(run, compared)
     return target
@@ -73,15 +70,13 @@ def _page(audit: RunAudit, parts: Sequence[Section]) -> str:
     return render("audit", values)
 
 
-def _companions(run: Path, audit: RunAudit, points: Sequence[Point], drawn: Sequence[Picture], page: str) -> None:
-    """Model card, the gate's outcome twice, and the bundle, whose copy of the page holds no images of clients."""
+def _companions(run: Path, audit: RunAudit, page: str) -> None:
+    """Model card, the gate's outcome twice, and the bundle with its copy of the page."""
     folder = run_audit.path_of(run).parent
     config = gate.Config()
     outcome = gate.apply(audit.content, config)
-    card, junit = model_card(audit, outcome), to_junit(outcome)
+    card, junit, record = model_card(audit, outcome), to_junit(outcome), gate.to_json(outcome, config)
     replace_text(folder / "model_card.md", card)
     replace_text(folder / "junit.xml", junit)
-    record = gate.to_json(outcome, config)
     replace_text(folder / "gate.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    copy = _page(audit, sections(audit, points, (), LEFT_OUT)) if drawn else page
-    bundle.write(run, copy, card, junit, record)
+    bundle.write(run, page, card, junit, record)

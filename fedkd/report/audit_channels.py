@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _PAIRS, _PIXELS = 8, 256
 """pairs of images per cut; images with longer sides are refused"""
 _ROWS = ("true", "rebuilt", "chance")
+PAIRS = "pairs-cut"
+"""how the names of drawings of clients' images begin"""
 Record = Mapping[str, Any]
 
 
@@ -169,7 +171,7 @@ def pairs(images: Mapping[int, Mapping[str, Any]]) -> list[Picture]:
                 + ("; last: the mean image of the label, which needs no feature." if "chance" in own else ".")
                 + " Chosen by a fixed rule, not by how well they came out."
             )
-            made.append(finish(figure, f"pairs-cut{cut}", f"True and rebuilt images, cut {cut}", caption))
+            made.append(finish(figure, f"{PAIRS}{cut}", f"True and rebuilt images, cut {cut}", caption))
     return made
 
 

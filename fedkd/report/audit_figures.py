@@ -195,7 +195,7 @@ def brackets(audit: RunAudit) -> Picture | None:
             "right of "
             "the accountant's says that the mechanism does not do what is claimed."
         )
-        return finish(figure, "epsilon", "Epsilon: at least and at most", caption)
+        return finish(figure, "epsilon-bracket", "Epsilon: at least and at most", caption)
 
 
 def exposure(audit: RunAudit) -> Picture | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedkd.report import audit_tables as tables
-from fedkd.report.audit_channels import Point, frontier, inversion, over_rounds
+from fedkd.report.audit_channels import PAIRS, Point, frontier, inversion, over_rounds
 from fedkd.report.audit_figures import brackets, exposure, membership_pictures
 from fedkd.report.style import Picture
 from fedkd.report.tables import KeyNumber, Table
@@ -38,6 +38,7 @@ _HEADINGS = (
     ("Outside of it", ("outside",)),
 )
 """Headings after NIST SP 800-226, with the fields of a recorded guarantee."""
+_LEFT_OUT = "Pairs of true and rebuilt images are not in this copy: they show clients' data, and evidence holds none."
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,22 @@ class Section:
     blocks: Sequence[Block]
 
 
-def sections(audit: RunAudit, points: Sequence[Point], drawn: Sequence[Picture], left_out: str = "") -> list[Section]:
+def without_images(parts: Sequence[Section]) -> list[Section]:
+    """The sections of a copy that holds no image of a client's data."""
+    found = []
+    for part in parts:
+        shown = [b for b in part.blocks if not (b.kind == "picture" and b.value.name.startswith(PAIRS))]
+        left = [Block("text", _LEFT_OUT)] if len(shown) < len(part.blocks) else []
+        found.append(Section(part.key, part.title, [*shown, *left]))
+    return found
+
+
+def sections(audit: RunAudit, points: Sequence[Point], drawn: Sequence[Picture]) -> list[Section]:
     """Every section.
 
     Args:
         points: this run first, then the compared ones.
         drawn: pairs of true and rebuilt images.
-        left_out: said instead of the pairs where a copy of the page does not hold them.
     """
     return [
         _system(audit),
@@ -75,7 +85,7 @@ def sections(audit: RunAudit, points: Sequence[Point], drawn: Sequence[Picture],
         _memorization(audit),
         _membership(audit),
         _epsilon(audit),
-        _channels(audit, drawn, left_out),
+        _channels(audit, drawn),
         _trade_off(points),
         _limits(audit),
         _reproduction(audit),
@@ -228,7 +238,7 @@ def _epsilon(audit: RunAudit) -> Section:
     return Section("epsilon", "Empirical epsilon", [*lines, *drawn, *_tables(grid, conformance)])
 
 
-def _channels(audit: RunAudit, drawn: Sequence[Picture], left_out: str) -> Section:
+def _channels(audit: RunAudit, drawn: Sequence[Picture]) -> Section:
     blocks: list[Block] = []
     curves = over_rounds(audit)
     if curves:
@@ -237,7 +247,7 @@ def _channels(audit: RunAudit, drawn: Sequence[Picture], left_out: str) -> Secti
     if rebuilt is not None:
         picture = inversion(audit)
         blocks += [Block("heading", "Rebuilt inputs"), *_tables(rebuilt), *([Block("picture", picture)] if picture else [])]
-        blocks += [*(Block("picture", one) for one in drawn), *_text(left_out)]
+        blocks += [Block("picture", one) for one in drawn]
     other = tables.other_table(audit)
     if other is not None:
         blocks += [Block("heading", "Other attacks on what is sent"), *_tables(other)]

@@ -139,6 +139,7 @@ def _titled(svg: str, title: str) -> str:
 
 def _for_page(svg: str, name: str, title: str) -> str:
     """Ids unique on the page, colours by variable, size by the page, no namespace addresses."""
+    svg = re.sub(r'(<image\b[^>]*?)\sid="[^"]*"', r"\1", svg)  # equal pixels get equal ids, and nothing refers to them
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)
     svg = re.sub(r'xlink:href="#', f'href="#{name}-', svg)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ def membership(threat: str, view: str, attack: str, gap: float, members: int = 1
     score = rng.normal(size=2 * members) + gap * member
     group = np.array([f"client {i % 4}" for i in range(2 * members)])
     table = Table(member, score, group=group, source="made up", sha256="0" * 64)
-    options = Config(threat_model=threat, view=view, attack=attack, model="audited run", permutations=50, seed=seed)
+    options = Config(threat_model=threat, view=view, attack=attack, model="audited run", permutations=10, seed=seed)
     body = evaluate(table, options).to_json()
     verdicts = body["verdicts"][:1]
     rows = body["rows"]
@@ -77,6 +79,11 @@ def row(
 
 def example(leak: float = 0.9, mechanism: str = "none", accuracy: float = 0.81, seed: int = 0) -> dict[str, Any]:
     """The file's content; ``leak`` is how far members stand out in the features that go up."""
+    return copy.deepcopy(_example(leak, mechanism, accuracy, seed))
+
+
+@functools.cache
+def _example(leak: float, mechanism: str, accuracy: float, seed: int) -> dict[str, Any]:
     up = membership(SERVER, UP, "features_membership", leak, seed=seed)
     own = membership(HOLDER, OWN, "loss", 0.0, 400, seed=seed)
     inversion = [
