@@ -177,6 +177,8 @@ def _content(files: Mapping[str, bytes]) -> list[str]:
     try:
         audit = run_audit.parse(files["audit.json"])
         outcome, summary = json.loads(files["gate.json"]), json.loads(files["summary.json"])
+        if not isinstance(summary, dict):
+            return ["summary.json: not a JSON object"]
         config = gate.Config(**outcome["config"])
         again = gate.to_json(gate.apply(audit.content, config), config)
     except (ConfigError, ValueError, KeyError, TypeError, RecursionError) as error:

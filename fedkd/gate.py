@@ -52,7 +52,7 @@ class Config:
     claimed_epsilon: float | None = None
     """Rule (d): fails where an audited lower bound exceeds this (same delta and unit); None = no claim."""
     minimum_strings: int = 10
-    """Rule (b) on a run: fewer label strings of a view than this cannot pass, only fail or warn."""
+    """Rule (b): fewer secrets of a view than this cannot pass, only fail or warn."""
     mandatory: str = "tpr_at_fpr_0.001"
     """Comma-separated rules (epsilon, tpr_at_fpr_0.001, exposure_r1, inheritance) and, for a run, attacks that must be "
     "there."""
@@ -175,7 +175,7 @@ def apply(result: Mapping[str, Any], config: Config, fail_if: Sequence[str] = ()
     beside = gate_run.by_rule(result, rows, config) if of_a_run else {}
     checks: list[Check] = []
     for rule, found in zip(RULES, (_epsilon, _tpr, _exposure, _inheritance), strict=True):
-        own = [*beside.get(rule, []), *(_placed(check, row, of_a_run) for row in rows for check in found(row, rows, config))]
+        own = beside.get(rule) or [_placed(check, row, of_a_run) for row in rows for check in found(row, rows, config)]
         if not own:
             status = WARN if rule in wanted else NOT_RUN
             own = [Check(rule, "file", status, "no such result in the file")]
@@ -236,8 +236,10 @@ def _exposure(row: Row, rows: Sequence[Row], config: Config) -> list[Check]:
         return []
     if row.value is None:
         return [Check("exposure_r1", row.target_group, WARN, row.reason or "not measured")]
-    status = FAIL if row.value < config.exposure_alpha else NOT_FAILED
-    return [Check("exposure_r1", row.target_group, status, f"Holm p = {show(row.value)}")]
+    few = row.n_members < config.minimum_strings
+    status = FAIL if row.value < config.exposure_alpha else WARN if few else NOT_FAILED
+    power = f"; {row.n_members} strings, at least {config.minimum_strings} are asked for" if status == WARN else ""
+    return [Check("exposure_r1", row.target_group, status, f"Holm p = {show(row.value)}{power}")]
 
 
 def _inheritance(row: Row, rows: Sequence[Row], config: Config) -> list[Check]:

@@ -99,7 +99,7 @@ def verdict(row: Row) -> str:
 
 def banned_in(text: str) -> list[str]:
     """Banned words and phrases in ``text``, whatever the case or line breaks; pixels inside a page are no text."""
-    flat = re.sub(r"\s+", " ", re.sub(r"base64,[A-Za-z0-9+/=\s]+", "", text))
+    flat = re.sub(r"\s+", " ", re.sub(r"data:image/png;base64,\s?[A-Za-z0-9+/=]+", "", text))
     return [phrase for phrase in BANNED if re.search(rf"\b{re.escape(phrase)}\b", flat, re.IGNORECASE)]
 
 

@@ -245,11 +245,11 @@ def frontier(points: Sequence[Point]) -> Picture | None:
             for place, (own, three) in enumerate(zip(points, values, strict=True)):
                 look: dict[str, Any] = {"color": (*SERIES[:6], INK)[place % 7], "fmt": MARKERS[place % 7], "markersize": 5.5}
                 if not math.isfinite(three[0]) or not math.isfinite(own.accuracy[0]):
-                    axes.errorbar([], [], label=short(own.label), **look)
+                    axes.errorbar([], [], label=short(own.label, 44), **look)
                     continue
                 ends = [[[max(0.0, v[0] - v[1])], [max(0.0, v[2] - v[0])]] for v in (own.accuracy, three)]
                 spread = {"xerr": [[100 * e[0]] for e in ends[0]], "yerr": ends[1], "capsize": 2, "elinewidth": 1.0}
-                axes.errorbar(100 * own.accuracy[0], three[0], label=short(own.label), **spread, **look)
+                axes.errorbar(100 * own.accuracy[0], three[0], label=short(own.label, 44), **spread, **look)
             axes.set(xlabel="accuracy, %", title=label)
             axes.title.set_fontsize(8.5)
             axes.grid(visible=True, axis="both")
@@ -258,6 +258,7 @@ def frontier(points: Sequence[Point]) -> Picture | None:
         legend_above(figure, grid[0], columns=2)
         caption = (
             "Each mark is one run. Down and to the right is better: less that an attacker gets, fewer bytes, more accuracy. "
-            "Strokes are intervals; dashed: chance. The axes do not start at zero. One seed per mark."
+            "Dashed: chance. Strokes: intervals; that of the accuracy is over clients, who differ and are the "
+            "same in every run. One seed per mark."
         )
         return finish(figure, "frontier", "Privacy, utility and bytes over mechanisms", caption)

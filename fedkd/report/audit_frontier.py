@@ -9,7 +9,7 @@ from pathlib import Path
 from fedkd import gate, run_audit
 from fedkd.report.audit_channels import Point, frontier, point
 from fedkd.report.audit_sections import LIMITS
-from fedkd.report.audit_tables import frontier_table
+from fedkd.report.audit_tables import frontier_table, guarantee_table
 from fedkd.report.page import replace_text
 from fedkd.report.style import Picture
 from fedkd.report.tables import Table
@@ -45,6 +45,7 @@ def write_frontier(runs: Sequence[Path], target: Path, command: str, notes: Sequ
     parts = [
         *([Part(picture.title, (), None, picture)] if picture else []),
         Part("Runs side by side", (), frontier_table(points)),
+        Part("Guarantees", (), guarantee_table(points)),
         Part("Verdict lines and gate", (_ABOUT,), _outcomes(runs, audits)),
     ]
     values = {

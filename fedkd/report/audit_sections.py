@@ -262,7 +262,11 @@ def _trade_off(points: Sequence[Point]) -> Section:
         else "One run alone: give further audited runs to draw the frontier (the first is then the one of this page)."
     )
     shown = [Block("picture", picture)] if picture else []
-    return Section("trade-off", "Privacy, utility and bytes", [*shown, *_tables(tables.frontier_table(points)), *_text(line)])
+    return Section(
+        "trade-off",
+        "Privacy, utility and bytes",
+        [*shown, *_tables(tables.frontier_table(points), tables.guarantee_table(points)), *_text(line)],
+    )
 
 
 def _limits(audit: RunAudit) -> Section:
