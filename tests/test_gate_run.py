@@ -23,7 +23,7 @@ def of(outcome: Outcome, rule: str) -> dict[str, Check]:
 
 
 def passing() -> dict[str, Any]:
-    """An audit that fails nothing and lacks no power: 12,000 members, as many others, no leak; a bracket that could show one."""
+    """An audit that fails nothing and lacks no power: 12,000 members, as many others, no leak, a bracket with room."""
     rows, verdicts, curves = membership("server", UP, "loss", 0.0, 12_000)
     content = example(0.0)
     rows = [r for r in rows if r["target_group"] == "all"]

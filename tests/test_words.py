@@ -1,4 +1,4 @@
-"""The words that no report may use, over all generated text, and over every place that writes some (specs: audit, section 8)."""
+"""The words that no report may use, over all generated text and every place that writes some (specs: audit, section 8)."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_every_print_of_the_command_is_checked_json_or_a_path() -> None:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "print":
             call = ast.unparse(node)
-            plain = ("json.dumps", "sys.stderr", "check_words(", "print(build(source))", "print(build_audit(source))", "print(target)")
+            plain = ("json.dumps", "sys.stderr", "check_words(", "(build(source))", "(build_audit(source))", "(target)")
             assert any(part in call for part in plain) or call == "print(f\"{name}: {', '.join(names) or 'none'}\")", call
 
 
@@ -118,10 +118,9 @@ def test_a_message_of_others_costs_no_page(generated: dict[str, str]) -> None:
     assert "not in the list of [word taken out] globals; this [word taken out]" in page
 
 
-@pytest.mark.parametrize("command", [["gate", "{run}"], ["verify", "{bundle}"], ["gate", "{run}", "--format", "json"], ["list"]])
-def test_nor_does_what_the_command_prints(command: list[str], tmp_path: Path) -> None:
-    run = write_audit(write(tmp_path, rounds=2))
-    words = [part.format(run=run, bundle=run / "audit" / "audit.json") for part in command]
+@pytest.mark.parametrize("command", ["gate {run}", "gate {run} --format json", "verify {run}/audit/audit.json", "list"])
+def test_nor_does_what_the_command_prints(command: str, tmp_path: Path) -> None:
+    words = command.format(run=write_audit(write(tmp_path, rounds=2))).split()
     printed = CliRunner().invoke(app, words).output
     assert printed and banned_in(printed) == []
 
