@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def test_an_average_is_the_weighted_mean_of_the_uploads_before_it(tmp_path: Path
     assert [r.number for r in rounds] == [0, 1, 2, 3]
     assert rounds[0].average == {}
     sizes = run.data.sizes / run.data.sizes.sum()
-    for before, after in zip(rounds, rounds[1:], strict=False):
+    for before, after in itertools.pairwise(rounds):
         for name in run.setting.model.names:
             mean = sum(sizes[c] * before.up[c].params[name].astype(np.float64) for c in range(4))
             np.testing.assert_allclose(after.average[name], mean, atol=1e-6)

@@ -11,7 +11,7 @@ from fedkd.channel_attacks import scored
 from fedkd.channel_candidates import Candidates
 from fedkd.channel_series import client_rows, curve_band, other_client, series
 from fedkd.verdict import MEASURED
-from tests.test_channel_attacks import N, ROUNDS, world
+from tests.test_channel_attacks import ROUNDS, N, world
 
 
 def candidates(member: np.ndarray, client: np.ndarray) -> Candidates:

@@ -11,7 +11,12 @@ from fedkd.channel_table import NO_MODEL, REASONS, THREATS, channels, not_run, u
 from fedkd.verdict import banned_in
 from tests.toy import toy_setting
 
-UP = {("up", "features"): Traffic(4, 400, 0, 1), ("up", "weights"): Traffic(2, 50, 0, 2), ("down", "weights"): Traffic(1, 10, 1, 2)}
+ROWS = 'pass_through = ["labels", "weights"]'
+UP = {
+    ("up", "features"): Traffic(4, 400, 0, 1),
+    ("up", "weights"): Traffic(2, 50, 0, 2),
+    ("down", "weights"): Traffic(1, 10, 1, 2),
+}
 
 
 def table(setting):
@@ -32,7 +37,7 @@ def test_a_channel_says_its_kind_bytes_and_rounds() -> None:
     [
         ({"mechanism_name": "pool"}, {"features up"}, set()),
         ({"mechanism_name": "permute"}, {"features up"}, set()),
-        ({"mechanism_name": "clip_noise", "mechanism_args": 'pass_through = ["labels", "weights"]'}, {"features up"}, {"features up"}),
+        ({"mechanism_name": "clip_noise", "mechanism_args": ROWS}, {"features up"}, {"features up"}),
     ],
 )
 def test_a_mechanism_acts_where_it_acts(changes, acts, covered) -> None:
