@@ -31,6 +31,7 @@ from fedkd.intervals import t_interval
 from fedkd.metrics import TooFew, auc, halves
 from fedkd.scores import Table
 from fedkd.types import Arrays
+from fedkd.verdict import LEAK
 
 SCHEMA = 1
 """Version of ``schemas/run_audit.json``."""
@@ -130,7 +131,7 @@ def _membership(
     blind = blind_scores(candidates, config.seed)
     for channel in dict.fromkeys(a.attack.channel for a in attacks):
         of = [a for a in attacks if a.attack.channel == channel]
-        best = headline(of, candidates, config.seed)
+        best, texts = headline(of, candidates, config.seed), dict[str, str]()
         for one in of:
             seen = np.isfinite(one.total)
             if min(candidates.member[seen].sum(), (~candidates.member[seen]).sum()) < 2:
@@ -144,16 +145,25 @@ def _membership(
             result = evaluate.evaluate(table, options)
             found.rows += result.rows
             curves[f"{channel} | {one.attack.name}"] = curve_band(result.curves["all"], int(table.member.sum()))
+            texts[one.attack.name] = result.verdicts[0].text
             if one is not best:
                 continue
-            found.verdicts.append({"threat_model": THREATS[channel], "target_group": "all", "text": result.verdicts[0].text})
             found.rows += client_rows(one, candidates, options)
             found.controls += [
                 {"name": o.name, "status": o.status, "detail": f"{channel} | {one.attack.name}: {o.detail}"}
                 for o in result.controls
             ]
             found.controls += other_client(one, candidates, config.level)
+        if texts:
+            found.verdicts.append({"threat_model": THREATS[channel], "target_group": "all", "text": _said(texts, best)})
     return found, curves
+
+
+def _said(texts: dict[str, str], best: Scored) -> str:
+    """The headline's sentence; where it shows no leak, that of the first attack that does: all decide at one shared level."""
+    leaks = [text for text in texts.values() if text.startswith(LEAK)]
+    first = texts.get(best.attack.name, next(iter(texts.values())))
+    return first if first.startswith(LEAK) or not leaks else leaks[0]
 
 
 def headline(attacks: list[Scored], candidates: Candidates, seed: int) -> Scored:

@@ -15,21 +15,24 @@ import numpy as np
 import torch
 from scipy.spatial.distance import cdist
 from torch import Tensor
+from torch.func import grad, vmap
+from torch.nn import functional as F
 
-from fedkd import clipping, heads, noisy_sgd, outgoing, signals
+from fedkd import clipping, heads, outgoing, signals
 from fedkd.channel_candidates import Candidates
 from fedkd.channel_messages import Round, Sent
 from fedkd.intervals import Floats
-from fedkd.jobs import local_job
 from fedkd.layers import Params
 from fedkd.mechanisms import pool
 from fedkd.setting import Setting
 from fedkd.train import to_tensors
 from fedkd.transcripts import softmax
-from fedkd.types import Array, Arrays, ClientData, Split
+from fedkd.types import Array, Arrays
 
 FEATURES, SOFT, WEIGHTS, HEADS = "features up", "soft labels up", "weights up", "heads up"
 WEIGHTS_DOWN, HEADS_DOWN, PERSONAL = "weights down", "heads down", "personal models"
+CHUNK = 64
+"""Rows per batch of per-example gradients."""
 Key = tuple[str, str]
 """(channel, signal)"""
 One = Callable[[int, int], Floats]
@@ -120,17 +123,25 @@ class Reader:
 
     def _cosines(self, client: int, full: Mapping[int, Sent]) -> dict[int, Floats]:
         """Cosine of minus the loss gradient at what this client started from with each client's update."""
-        s = self.setting
-        rows = self.rows[client]
-        own = Split(self.candidates.x[rows], self.candidates.y[rows].astype(np.int32), np.arange(len(rows), dtype=np.int32))
-        empty = Split(own.x[:0], own.y[:0], own.ids[:0])
-        job = local_job(s, 0, ClientData(client, own, empty, empty), full[client].base, epochs=0)
-        names = job.trainable
-        found = noisy_sgd.per_sample(job)({n: job.params[n] for n in names}, torch.arange(len(rows)))
-        gradient = torch.cat([found[n].flatten(1) for n in names], 1)
-        gradient = gradient / gradient.norm(dim=1, keepdim=True).clamp_min(1e-30)
-        wanted = {m: torch.tensor(flat_update(full[m], names), device=s.device) for m in full}
-        return {m: (-(gradient @ (u / u.norm().clamp_min(1e-30)))).double().cpu().numpy() for m, u in wanted.items()}
+        model, names = self.setting.model, self.setting.model.parameter_names
+        clients = sorted(full)
+        updates = torch.stack([torch.tensor(flat_update(full[m], names), device=self.setting.device) for m in clients], 1)
+        updates = updates / updates.norm(dim=0).clamp_min(1e-30)
+        base = to_tensors(full[client].base, self.setting.device)
+        fixed = {n: v for n, v in base.items() if n not in names}
+
+        def loss(trained: Params, x: Tensor, y: Tensor) -> Tensor:
+            out: Tensor = model.forward({**fixed, **trained}, x[None])[1]
+            return F.cross_entropy(out, y[None])
+
+        gradients = vmap(grad(loss), in_dims=(None, 0, 0))
+        parts: list[Tensor] = []
+        for x, y in zip(self._x[client].split(CHUNK), self._y[client].split(CHUNK), strict=True):
+            found = gradients({n: base[n] for n in names}, x, y)
+            flat = torch.cat([found[n].flatten(1) for n in names], 1)
+            parts.append(-(flat @ updates) / flat.norm(dim=1, keepdim=True).clamp_min(1e-30))
+        cosines = torch.cat(parts).double().cpu().numpy()
+        return {m: cosines[:, k] for k, m in enumerate(clients)}
 
     @torch.no_grad()
     def _rows(self, r: Round, rows: Mapping[int, Sent]) -> None:

@@ -172,11 +172,16 @@ def _images(leak: float, seed: int) -> dict[str, Any]:
     return {**images, "chance": np.full((40, 7, 7), 0.5), "labels": np.zeros(40), "pool_labels": np.zeros(40)}
 
 
+def _linkage(leak: float, seed: int) -> dict[str, Any]:
+    return {"distance": np.random.default_rng(seed).normal(size=(20, 20)) - leak * np.eye(20)}
+
+
 WORLDS: dict[str, tuple[Callable[[float, int], dict[str, Any]], Callable[[Any], bool]]] = {
     "exposure": (_exposure, lambda report: report.smallest_significant is not None),
     "extraction": (_extraction, lambda report: report.leak_shown),
     "inversion": (_images, lambda report: report.leak_shown),
     "label_histogram": (_labels, lambda report: report.leak_shown),
+    "linkage": (_linkage, lambda report: report.leak_shown),
     "one_run": (_coins, lambda bound: bound.epsilon > 0),
     "two_sample": (_coins, lambda bound: bound.epsilon > 0),
 }
