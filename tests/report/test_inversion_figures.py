@@ -24,8 +24,8 @@ def runs() -> list[dict[str, Any]]:
         for seed in inversion.SEEDS:
             records = [] if arm == "heads" else [
                 {"cut": cut, "round": 20 - cut, "place": place, "attacker": attacker, "n": 70, "clients": 20,
-                 "public_rows": 4000, "pool": 1000, "ssim": 0.5 + cut / 10 + seed / 100, "chance_ssim": 0.6, "gain": 0.2, "top1": 0.25,
-                 "shuffled_ssim": 0.58, "rank_median": 10.0**cut, "ssim_leak": seed > 0, "top1_leak": True}
+                 "public_rows": 4000, "pool": 1000, "ssim": 0.5 + cut / 10 + seed / 100, "chance_ssim": 0.6, "gain": 0.2,
+                 "top1": 0.25, "shuffled_ssim": 0.58, "rank_median": 10.0**cut, "ssim_leak": seed > 0, "top1_leak": True}
                 for cut in (1, 2, 3) for place in (("first", "last") if arm == "none" else ("last",)) for attacker in ATTACKERS
             ]  # fmt: skip
             names = [f"cut{k}_{n}" for k in (1, 2, 3) for n in ("true", "rebuilt", "chance")]
