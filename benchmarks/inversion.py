@@ -3,14 +3,14 @@
 ``python -m benchmarks.inversion`` (or ``make inversion``) runs ``configs/fedd2s-fashion_mnist-follow.toml`` (20 clients, 100
 images each, every cut of the network) with recorded messages, three seeds, under each mechanism of ``ARMS``; attacks the last
 round of each cut (without a mechanism the first one too) with ``fedkd.reconstruct``; then writes
-``docs/results/inversion.json``, ``.md`` and two figures. A finished run is not repeated; the transcripts take some 3 GB below
+``docs/results/inversion.json``, ``.md`` and two figures. What is finished is not repeated; the transcripts take some 3 GB below
 ``runs/``. Arms, seeds and options were fixed before the first of these runs; the decoder's were chosen on public rows.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,6 +73,9 @@ def one(arm: str, seed: int, output: Path) -> dict[str, Any]:
     )  # fmt: skip
     folder = finished(experiment, f"{arm}, seed {seed}")
     config = Config(rounds="both" if arm == NONE else "last", seed=seed)
+    kept, options = folder / "inversion.json", json.loads(json.dumps(asdict(config)))
+    if kept.exists() and (before := json.loads(kept.read_text(encoding="utf-8")))["options"] == options:
+        return {**before["found"], "arm": arm, "seed": seed}
     records, rows, pairs = audit_features(folder, state_root_of(experiment) / run_id(experiment), config)
     untested = [verdict(r) for r in rows if r.status == NOT_TESTED]
     of = {n: [r.status == LEAK for r in rows if r.statistic == n] for n in ("ssim", "rank_top1")}
@@ -80,10 +83,10 @@ def one(arm: str, seed: int, output: Path) -> dict[str, Any]:
         last = max(r["round"] for r in records if r["cut"] == record["cut"])
         record.update(place="last" if record["round"] == last else "first", ssim_leak=by_ssim, top1_leak=by_rank)
     scores = list(read_run(folder).final_scores().values())
-    kept = {n: _bytes(v) for n, v in pairs.items()} if arm in SHOWN and seed == SEEDS[0] else {}
-    return {
-        "arm": arm, "seed": seed, "accuracy": float(np.mean(scores)), "records": records, "not_tested": untested, "pairs": kept,
-    }  # fmt: skip
+    shown = {n: _bytes(v) for n, v in pairs.items()} if arm in SHOWN and seed == SEEDS[0] else {}
+    found = {"accuracy": float(np.mean(scores)), "records": records, "not_tested": untested, "pairs": shown}
+    kept.write_text(json.dumps({"options": options, "found": found}), encoding="utf-8")
+    return {"arm": arm, "seed": seed, **found}
 
 
 def _bytes(images: Array) -> list[Any]:

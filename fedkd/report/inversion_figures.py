@@ -37,11 +37,13 @@ def similarity(result: dict[str, Any]) -> Picture:
         above.plot([], [], color=MUTED, marker="o", linestyle="", label=f"attacker: {EACH}")
         above.plot([], [], color=MUTED, marker="o", linestyle="", markerfacecolor=PAPER, label="attacker: averaged blocks")
         above.set_ylabel("SSIM of rebuilt images")
-        below.set(ylabel="rank of the true image", yscale="log")
+        below.set(ylabel=f"rank of the true image of {result['pool']}", yscale="log")
         below.set_yticks([1, 10, 100, 1000], ["1", "10", "100", "1000"])
         below.set_ylim(1300, 0.8)
         labels = [f"{a['arm'].replace('_noise ', '_noise' + chr(10))}\n{100 * a['accuracy'][0]:.1f} %" for a in arms]
         below.set_xticks(range(len(arms)), labels)
+        below.set_xlim(-0.55, len(arms) - 0.45)
+        below.minorticks_off()
         below.set_xlabel("mechanism, and accuracy of the clients' models")
         handles, names = above.get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper left", ncols=3, handlelength=1.8, columnspacing=1.4)
@@ -71,6 +73,9 @@ def pairs(result: dict[str, Any]) -> Picture:
                 axes.set(xticks=[], yticks=[])
                 axes.grid(visible=False)
                 axes.spines[:].set_visible(False)
+            if name.endswith(f"cut {cuts[-1]}") or name == "true":  # a group of lines ends
+                for axes in line:
+                    axes.axhline(len(images[0]) + 0.6, color=MUTED, linewidth=0.8, clip_on=False)
             line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8.5)
         caption = (
             f"Of the first {count} clients by id the row with the lowest sample id, first seed, last round of each cut, "
