@@ -118,8 +118,11 @@ def study(
     summarise: Callable[[list[dict[str, Any]]], dict[str, Any]],
     table: Callable[[dict[str, Any]], str],
     indent: int | None = None,
-) -> None:
-    """Command of a federated study: run ``one(*job, output)`` in processes, write ``<name>.json`` and ``<name>.md``, print."""
+) -> Path:
+    """Command of a federated study: run ``one(*job, output)`` in processes, write ``<name>.json`` and ``<name>.md``, print.
+
+    Returns: the folder of both files.
+    """
     parser = argparse.ArgumentParser(description=said, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / name)
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results")
@@ -134,6 +137,8 @@ def study(
     page = table(result)
     (given.results / f"{name}.md").write_text(check_words(page), encoding="utf-8")
     print(page)
+    results: Path = given.results
+    return results
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
