@@ -73,7 +73,7 @@ def roc(audit: RunAudit) -> Picture | None:
         for place, (name, curve, row) in enumerate(best):
             fpr, tpr = np.maximum(np.asarray(curve["fpr"]), floor), np.asarray(curve["tpr"])
             seen = tpr > 0
-            axes.plot(fpr[seen], tpr[seen], color=SERIES[place], label=short(name), linewidth=1.6)
+            axes.plot(fpr[seen], tpr[seen], color=SERIES[place], label=short(name, 42), linewidth=1.6)
             low, high = band(curve, row.n_members if row is not None else 0)
             if low is not None and high is not None:
                 lower = np.maximum(low, floor)

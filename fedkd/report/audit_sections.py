@@ -46,7 +46,7 @@ class Block:
     """One thing of a section."""
 
     kind: str
-    """text, heading, table, folded, picture, code, list or numbers"""
+    """text, heading, table, bare (a table without its title), folded, picture, code, list or numbers"""
     value: Any
 
 
@@ -184,7 +184,7 @@ def _guarantee(audit: RunAudit) -> Section:
         for title, keys in _HEADINGS:
             rows = [[key.replace("_", " "), _listed(one[key])] for key in keys if one.get(key) not in (None, "", [])]
             if rows:
-                blocks += [Block("heading", title), Block("table", Table(title, ("field", "value"), ("", "long"), rows))]
+                blocks += [Block("heading", title), Block("bare", Table(title, ("field", "value"), ("", "long"), rows))]
         blocks += [
             Block("heading", "Bias and utility"),
             *_text(

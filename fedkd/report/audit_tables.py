@@ -120,10 +120,11 @@ def _rate(row: Row | None) -> str:
 
 def other_table(audit: RunAudit) -> Table | None:
     """What is neither membership nor a rebuilt image nor an epsilon: label disclosure, linkage and the like."""
-    rebuilt = {row.attack for row in audit.rows if row.statistic.startswith("ssim")} if audit.list("inversion") else set()
+    shown = [name for name, records in (("ssim", "inversion"), ("exposure", "exposure")) if audit.list(records)]
+    elsewhere = {row.attack for row in audit.rows if row.statistic.startswith(tuple(shown))}
     rows = []
     for row in audit.rows:
-        if of_membership(row) or row.statistic in _SPECIAL or row.attack in rebuilt:
+        if of_membership(row) or row.statistic in _SPECIAL or row.attack in elsewhere:
             continue
         named = (row.view, f"{row.attack}: {row.statistic}", row.target_group, span(row.value, row.low, row.high))
         rows.append([*named, f"{row.n_members:,}", f"{row.status}: {row.reason}" if row.reason else row.status])
@@ -230,11 +231,12 @@ def frontier_table(points: Sequence[Point]) -> Table:
     rows = []
     for p in points:
         state = {True: "alive", False: "dead", None: MISSING}[p.alive]
-        measured = (three(p.accuracy, 100), state, three(p.auc), p.auc_of, three(p.gain), p.gain_of)
+        auc, gain = (f"{three(v)} ({of})" if v[0] == v[0] else of for v, of in ((p.auc, p.auc_of), (p.gain, p.gain_of)))
+        measured = (three(p.accuracy, 100), state, auc, gain)
         rows.append([p.label, *measured, str(p.leaks), f"{p.megabytes:,.1f}"])
-    head = ("run", "accuracy, %", "model", "highest AUC", "of", "SSIM over chance", "at", "leaks", "MB")
+    head = ("run", "accuracy, %", "model", "highest membership AUC", "SSIM over chance", "leaks", "MB")
     title = "Alive: more accurate than always naming a client's most frequent label. Leaks: statistics that show one"
-    return Table(title, head, ("", "r", "", "r", "", "r", "", "r", "r"), rows)
+    return Table(title, head, ("", "r", "", "", "", "r", "r"), rows)
 
 
 def guarantee_table(points: Sequence[Point]) -> Table:

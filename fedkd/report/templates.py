@@ -234,6 +234,7 @@ AUDIT = """{% extends "shell" %}{% from "macros" import figure, table, verdict_c
 {% if block.kind == "text" %}<p>{{ block.value }}</p>
 {% elif block.kind == "heading" %}<h3>{{ block.value }}</h3>
 {% elif block.kind == "table" %}{{ table(block.value) }}
+{% elif block.kind == "bare" %}{{ table(block.value, false) }}
 {% elif block.kind == "folded" %}<details><summary>{{ block.value.title }}</summary>{{ table(block.value, false) }}</details>
 {% elif block.kind == "picture" %}{{ figure(block.value, true) }}
 {% elif block.kind == "code" %}<pre>{{ block.value }}</pre>

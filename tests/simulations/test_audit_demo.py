@@ -9,6 +9,8 @@ import pytest
 
 from fedkd.bundle import check
 from fedkd.data import fashion_mnist
+from fedkd.gate import FAIL, Config, apply
+from fedkd.run_audit import path_of, read
 from simulations import audit_demo
 from simulations.run import load
 
@@ -52,3 +54,8 @@ def test_two_rows_end_with_pages_a_gate_and_the_frontier(
         content = json.loads((folder / "audit" / "audit.json").read_text())
         assert f"{content['utility']['guess']:.2f}" != "1.00"
         assert any(f"{name:<18} gate: " in line for line in printed)
+    (leaky,) = (tmp_path / "audit-pool").iterdir()
+    content = read(path_of(leaky)).content
+    rule = "auc.low > 0.9 @ features up"  # raw rows of members travel: that is the leak
+    assert apply(content, Config(), [rule]).exit_code == 1
+    assert FAIL in {c.status for c in apply(content, Config(), [rule]).checks if c.rule == rule}
