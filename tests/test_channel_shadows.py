@@ -19,6 +19,7 @@ from tests.small_runs import run, small
 from tests.toy import refusal
 
 SEEDS = 5
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

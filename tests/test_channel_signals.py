@@ -40,6 +40,7 @@ def test_a_members_feature_is_its_uploaded_row_and_a_strangers_is_not(run: Finis
     assert np.median(soft[candidates.member]) > np.median(soft[~candidates.member])
 
 
+@pytest.mark.slow
 def test_following_a_row_over_rounds_takes_out_its_noise(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Clipped rows with noise of half their length, fresh in each round: the sum over rounds tells more than one round."""
     args = 'pass_through = ["labels", "weights"], clip = 1.0, noise_scale = 0.5, insecure_seeded_noise = true'
