@@ -32,6 +32,8 @@ class Attack:
     score: Score
     least: int = 0
     """other clients that it needs"""
+    cumulative: bool = False
+    """whether a round's signal already holds the rounds before it: then the last one counts alone"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Scored:
     control: Floats | None
     """[T, N] the same against another client's message; None where there are too few"""
     total: Floats
-    """[N] mean over rounds; NaN where its client never took part"""
+    """[N] mean over rounds, or the last round of a cumulative attack; NaN where its client never took part"""
 
 
 def logprob(phi: Floats) -> Floats:
@@ -85,6 +87,8 @@ def _fedmia_cosine(own: Floats, others: Floats, client: Ints) -> Floats:
 ATTACKS = (
     Attack("nearest_feature", FEATURES, "nearest_feature", _own),
     Attack("nearest_feature (z)", FEATURES, "nearest_feature", _z, 2),
+    Attack("followed_row", FEATURES, "followed_row", _own, 0, True),
+    Attack("followed_row (z)", FEATURES, "followed_row", _z, 2, True),
     Attack("nearest_soft_label", SOFT, "nearest_soft_label", _own),
     Attack("nearest_soft_label (z)", SOFT, "nearest_soft_label", _z, 2),
     *(
@@ -116,6 +120,8 @@ def scored(values: dict[tuple[str, str], Values], client: Ints) -> list[Scored]:
             control = np.stack([_masked(attack, o[0], o[1:], client) for o in given.others])
         seen = np.isfinite(by_round)
         total = np.where(seen, by_round, 0.0).sum(axis=0) / np.where(seen.any(axis=0), seen.sum(axis=0), np.nan)
+        if attack.cumulative:
+            total = by_round[len(by_round) - 1 - seen[::-1].argmax(axis=0), np.arange(by_round.shape[1])]
         found.append(Scored(attack, tuple(given.rounds), by_round, control, total))
     return found
 

@@ -9,6 +9,7 @@ calibration half. Specs: audit, sections 2, 7 and 8.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from fedkd.channel_extras import Family, Found, exposure_rows, exposures, label_
 from fedkd.channel_links import Evidence
 from fedkd.channel_messages import Traffic, count, last_average, replay
 from fedkd.channel_series import client_rows, curve_band, other_client, series
+from fedkd.channel_shadows import LEAST, shadow_attack
 from fedkd.channel_table import THREATS, channels, not_run, unread
 from fedkd.errors import ConfigError
 from fedkd.evaluate import plain
@@ -55,6 +57,8 @@ class Config:
     """canaries of the lower bound on epsilon, where a mechanism claims one"""
     guesses: int = 200
     """guesses of that bound, fixed before scores are seen"""
+    shadows: int = 0
+    """shadow federations (other seeds of the configuration) for distillation-aware LiRA; 0 = other clients alone"""
     seed: int = 0
     """of halves, assignments, draws and permutations"""
 
@@ -62,6 +66,8 @@ class Config:
         for name, low in (("candidates", 2), ("references", 2), ("permutations", 1), ("exposure_length", 1), ("canaries", 1)):
             if getattr(self, name) < low:
                 raise ConfigError(f"audit: {name} = {getattr(self, name)}; it must be at least {low}")
+        if self.shadows and self.shadows < LEAST:
+            raise ConfigError(f"audit: shadows = {self.shadows}; valid: 0, or at least {LEAST}")
         if not 0.0 < self.level < 1.0:
             raise ConfigError(f"audit: level = {self.level}; valid: above 0, below 1")
 
@@ -74,13 +80,16 @@ def audit(folder: Path, states: Path, config: Config | None = None) -> dict[str,
     return with_pairs(folder, states, config)[0]
 
 
-def with_pairs(folder: Path, states: Path, config: Config | None = None) -> tuple[dict[str, Any], Arrays]:
+def with_pairs(
+    folder: Path, states: Path, config: Config | None = None, shadows: Sequence[tuple[Path, Path]] = ()
+) -> tuple[dict[str, Any], Arrays]:
     """(the content of ``audit.json``, pictures of rebuilt inputs); the same for the same run and options.
 
     Args:
         folder: the run folder, with ``transcript/`` (record = "messages") and held-out rows (audit.holdout).
         states: ``<state-root>/<run>``, where the clients' versions lie beside ``../data``.
         config: options; None = the defaults.
+        shadows: (run folder, states) of other seeds of the same configuration, ``config.shadows`` of them.
 
     Raises: ConfigError where the run cannot be audited, saying what to set; StateMissing.
     """
@@ -98,6 +107,9 @@ def with_pairs(folder: Path, states: Path, config: Config | None = None) -> tupl
             reader.average(run.setting.rounds, last_average(run, r.average))
     channel_signals.personal(reader, final_models(run), run.setting.rounds)
     attacks = scored(reader.values, candidates.client)
+    if c.shadows:
+        others = [open_finished(*place) for place in shadows[: c.shadows]]
+        attacks.append(shadow_attack(run, candidates, others, reader.values[channel_signals.PERSONAL, "phi"].own[0]))
     comparisons = len(attacks) * (1 + len(FPRS)) + len(evidence.mass) + len({x.channel for x in evidence.links})
     family = Family(c.level, max(1, comparisons + bool(evidence.row_links)), c.seed, len(attacks))
     found, curves = _membership(run, c, candidates, attacks, family)

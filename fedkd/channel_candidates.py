@@ -76,6 +76,30 @@ def draw(data: Prepared, seed: int, most: int) -> Candidates:
     return Candidates(ids, np.asarray(data.arrays["x"][ids]), labels[ids], client[order], member[order])
 
 
+def everyone(data: Prepared) -> Candidates:
+    """Every row of a run under its true label with the client that trains on it (members), keeps it for validation or test, or
+    that it is assigned to."""
+    with np.load(data.path / "canaries.npz", allow_pickle=False) as file:
+        canaries = file["ids"]
+    labels = np.asarray(data.arrays["y"], dtype=np.int64)
+    held_out = np.asarray(data.arrays["holdout"], dtype=np.int64)
+    away = _assigned(data, labels, held_out[~np.isin(held_out, canaries)], canaries)
+    ids, client, member = [], [], []
+    for n in range(data.num_clients):
+        parts = data.client(n)
+        rest = [parts.val.ids, np.intersect1d(parts.test.ids, data.arrays["test"]), away[n]]
+        for own, inside in ((parts.train.ids, True), *((r, False) for r in rest)):
+            kept = np.asarray(own, dtype=np.int64)[~np.isin(own, canaries)]
+            ids.append(kept)
+            client.append(np.full(len(kept), n))
+            member.append(np.full(len(kept), inside))
+    every = np.concatenate(ids)
+    order = np.lexsort((every, np.concatenate(client)))
+    every = every[order]
+    sides = np.concatenate(client)[order], np.concatenate(member)[order]
+    return Candidates(every, np.asarray(data.arrays["x"][every]), labels[every], *sides)
+
+
 def _assigned(data: Prepared, labels: Ints, rows: Ints, canaries: Ints) -> list[Ints]:
     """Held-out rows per client: each goes to who holds the row of its class that stands before it in the data set."""
     parts = [data.client(n) for n in range(data.num_clients)]

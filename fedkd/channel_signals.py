@@ -23,7 +23,7 @@ from fedkd.channel_candidates import Candidates
 from fedkd.channel_messages import Round, Sent
 from fedkd.intervals import Floats
 from fedkd.layers import Params
-from fedkd.mechanisms import pool
+from fedkd.mechanisms import permute, pool
 from fedkd.setting import Setting
 from fedkd.train import to_tensors
 from fedkd.transcripts import softmax
@@ -31,6 +31,8 @@ from fedkd.types import Array, Arrays
 
 FEATURES, SOFT, WEIGHTS, HEADS = "features up", "soft labels up", "weights up", "heads up"
 WEIGHTS_DOWN, HEADS_DOWN, PERSONAL = "weights down", "heads down", "personal models"
+LARGEST = 50_000_000
+"""Numbers that following rows over rounds may keep."""
 CHUNK = 64
 """Rows per batch of per-example gradients."""
 Key = tuple[str, str]
@@ -57,6 +59,8 @@ class Reader:
         self.setting, self.candidates, self.references = setting, candidates, references
         self.values: dict[Key, Values] = {}
         self.rows = {int(c): candidates.of(int(c)) for c in np.unique(candidates.client)}
+        self._tracks: dict[tuple[int, int], Floats] = {}
+        self._ids: dict[int, Array] = {}
         self._x = {c: torch.tensor(candidates.x[rows], device=setting.device) for c, rows in self.rows.items()}
         self._y = {c: torch.tensor(candidates.y[rows], device=setting.device) for c, rows in self.rows.items()}
 
@@ -161,6 +165,7 @@ class Reader:
             return np.asarray(-nearest_row, dtype=np.float64)
 
         self.add(FEATURES, "nearest_feature", r.number, rows, nearest)
+        self._follow(r, rows, features)
         if all("soft_labels" in sent.kinds for sent in rows.values()):
             maps = {m: linear_head(sent.kinds["features"]["z"], sent.kinds["soft_labels"]["p"]) for m, sent in rows.items()}
 
@@ -170,6 +175,29 @@ class Reader:
                 return -nearest_soft_label(said, softmax(rows[m].kinds["soft_labels"]["p"]), self._labels(c), y)
 
             self.add(SOFT, "nearest_soft_label", r.number, rows, divergence)
+
+    def _follow(self, r: Round, rows: Mapping[int, Sent], features: Callable[[int, int], Floats]) -> None:
+        """Each uploaded row followed over rounds by its id: sum of 2 <candidate, row> - |candidate|^2, the best row so far.
+
+        A matched filter: fresh noise on the row averages out, its own length does not count. Only where ids are the same in
+        every round, and where the sums fit into memory.
+        """
+        named = {m: rows[m].kinds["ids"]["i"] for m in rows if "ids" in rows[m].kinds}
+        size = sum(len(i) for i in named.values()) * len(self.candidates) // max(1, len(named)) * (self.references + 1)
+        renamed = any(s.mechanism.module is permute and s.mechanism.config.every for s in outgoing.each(self.setting))
+        if renamed or len(named) < len(rows) or size > LARGEST:
+            return
+
+        def followed(c: int, m: int) -> Floats:
+            order = np.argsort(named[m], kind="stable")
+            if not np.array_equal(self._ids.setdefault(m, named[m][order]), named[m][order]):
+                return self._none(c)
+            z, f = rows[m].kinds["features"]["z"][order].astype(np.float64), features(c, m)
+            fit = 2.0 * f @ z.T - np.square(f).sum(axis=1, keepdims=True)
+            self._tracks[c, m] = self._tracks[c, m] + fit if (c, m) in self._tracks else fit
+            return np.asarray(self._tracks[c, m].max(axis=1), dtype=np.float64)
+
+        self.add(FEATURES, "followed_row", r.number, rows, followed)
 
     def _labels(self, client: int) -> Array:
         found: Array = self.candidates.y[self.rows[client]]

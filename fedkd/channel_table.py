@@ -120,7 +120,9 @@ def not_run(
         else:
             reason = NO_MODEL
         found.append({"attack": f"{attack.channel} | {attack.name}", "reason": reason})
-    found.append({"attack": "distill_lira with shadow federations", "reason": "needs other seeds of the same configuration"})
+    if not any(a.attack.name.startswith("distill_lira") for a in attacks):
+        reason = "shadows = 0: other clients' models stand for shadows (co-op lira); give shadows = 8 or more"
+        found.append({"attack": "distill_lira with shadow federations", "reason": reason})
     found.append({"attack": "active server (crafted weights)", "reason": "adversaries of this audit are passive"})
     found.append(
         {"attack": "gradient inversion", "reason": "no gradient of one batch travels: messages are trained over epochs"}

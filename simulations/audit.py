@@ -50,6 +50,11 @@ def audit_paths(
     folders: list[Path] = []
     for path in paths:
         folders += [path.resolve()] if path.is_dir() else recorded(path, settings, said, execute, **overrides)
+        if config.shadows and not path.is_dir():
+            said(f"{config.shadows} shadow federations: the same configuration with other seeds")
+            first = 1 + max(_seed(f) for f in folders)
+            more = {**overrides, "seed": None, "seeds": ",".join(str(first + k) for k in range(config.shadows))}
+            recorded(path, settings, said, execute, **more)
     for folder in folders:
         write(folder, config, said)
     return [page(folder, [f for f in folders if f != folder], said) for folder in folders]
@@ -96,7 +101,7 @@ def write(folder: Path, config: Any, said: Said) -> Path:
     from fedkd.channel_audit import with_pairs
 
     one_thread()
-    result, pairs = with_pairs(folder, states_of(folder), config)
+    result, pairs = with_pairs(folder, states_of(folder), config, shadows_of(folder, config.shadows))
     target = folder / "audit"
     target.mkdir(exist_ok=True)
     write_json(target / "audit.json", result)
@@ -107,6 +112,21 @@ def write(folder: Path, config: Any, said: Said) -> Path:
     for line in result["verdicts"]:
         said(f"{line['threat_model']}, {line['target_group']}: {line['text']}")
     return target / "audit.json"
+
+
+def shadows_of(folder: Path, wanted: int) -> list[tuple[Path, Path]]:
+    """Finished runs of the same configuration with other seeds beside a run. Raises: ConfigError for fewer than wanted."""
+    name = folder.name.rpartition("-s")[0]
+    others = [f for f in folder.parent.glob(f"{name}-s*") if f != folder and (f / "summary.json").is_file()]
+    others = sorted((f for f in others if (f / "transcript").is_dir()), key=_seed)
+    if len(others) < wanted:
+        raise ConfigError(f"shadows = {wanted}, but {len(others)} other seeds of {folder.name} are finished beside it; audit "
+                          "the configuration, which runs them")  # fmt: skip
+    return [(f, states_of(f)) for f in others[:wanted]]
+
+
+def _seed(folder: Path) -> int:
+    return int(folder.name.rpartition("-s")[2])
 
 
 def states_of(folder: Path) -> Path:

@@ -66,12 +66,21 @@ def test_clients_that_sent_nothing_stay_out_and_rounds_are_averaged() -> None:
     np.testing.assert_allclose(one.total[client == 1], np.mean([kept.own[t][client == 1] for t in (1, 2)], axis=0))
 
 
+def test_of_a_cumulative_attack_the_last_round_of_a_client_counts() -> None:
+    values, _, client = world(0.0)
+    kept = values[FEATURES, "followed_row"]
+    kept.own[2][client == 3] = np.nan
+    one = next(s for s in scored(values, client) if s.attack.name == "followed_row")
+    np.testing.assert_array_equal(one.total[client == 3], kept.own[1][client == 3])
+    np.testing.assert_array_equal(one.total[client != 3], kept.own[2][client != 3])
+
+
 def test_an_attack_that_needs_more_other_clients_is_left_out() -> None:
     values, _, client = world(0.0)
     for kept in values.values():
         kept.others = [o[:1] for o in kept.others]
     left = {s.attack.name for s in scored(values, client)}
-    assert left == {"nearest_feature", "nearest_soft_label", "loss", "calibrated_loss"}
+    assert left == {"nearest_feature", "followed_row", "nearest_soft_label", "loss", "calibrated_loss"}
 
 
 def test_logprob_is_that_of_the_margin() -> None:

@@ -117,6 +117,7 @@ def test_shuffled_membership_is_chance(place: tuple[Path, Path], monkeypatch: py
     assert {r["status"] for r in aucs} == {"no leak shown"}
 
 
+@pytest.mark.slow
 def test_heads_with_noise_on_the_mean_have_no_rows_of_examples(tmp_path: Path) -> None:
     noise = "clip = 0.5, noise_multiplier = 1.0, delta = 1e-3, insecure_seeded_noise = true"
     place = recorded(tmp_path, method_args='knowledge = "heads"', metrics="home", mechanism_name="user_clip_noise",
@@ -133,6 +134,19 @@ def test_heads_with_noise_on_the_mean_have_no_rows_of_examples(tmp_path: Path) -
     (bracket,) = result["brackets"]
     assert bracket["lower"]["epsilon"] <= bracket["claimed"]
     assert {r["status"] for r in result["conformance"]} == {"conforms"}
+
+
+@pytest.mark.slow
+def test_an_overfitted_model_betrays_its_examples_and_a_fresh_one_does_not(tmp_path: Path) -> None:
+    """Local training for 80 epochs on some 50 examples each, against steps too small to move anything."""
+    changes = {"method_name": "local", "num_clients": 3, "num_server_rounds": 2, "model_args": "hidden = [64]",
+               "audit_canaries": 0, "max_samples": 400}  # fmt: skip
+    trained = audit(*recorded(tmp_path / "a", local_epochs=40, **changes), QUICK)
+    fresh = audit(*recorded(tmp_path / "b", local_epochs=1, learning_rate=1e-9, **changes), QUICK)
+    assert rows(trained, "personal models")["loss"]["status"] == "leak shown"
+    assert said(trained, "personal models").startswith("leak shown: ")
+    assert {r["status"] for r in rows(fresh, "personal models").values()} == {"no leak shown"}
+    assert [c["channel"] for c in trained["channels"]] == ["personal models"]
 
 
 def test_soft_labels_without_blocks_are_not_tested_and_say_why(tmp_path: Path) -> None:

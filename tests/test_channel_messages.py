@@ -33,6 +33,7 @@ def test_an_average_is_the_weighted_mean_of_the_uploads_before_it(tmp_path: Path
     np.testing.assert_allclose(last[name], mean, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_differences_are_added_to_what_is_public(tmp_path: Path) -> None:
     """With a huge clip and no noise the differences sum to the trained models: initial values, then the last average."""
     changes = {"method_args": 'knowledge = "heads"', "mechanism_name": "user_clip_noise",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fedkd import channel_signals as signals
+from fedkd import metrics
 from fedkd.channel_candidates import Candidates, draw
 from fedkd.channel_messages import replay
 from fedkd.channel_signals import FEATURES, SOFT, WEIGHTS, Reader, linear_head, nearest_soft_label
@@ -37,6 +38,32 @@ def test_a_members_feature_is_its_uploaded_row_and_a_strangers_is_not(run: Finis
     assert np.median(-own[~candidates.member]) > 0.1
     soft = found[SOFT, "nearest_soft_label"].own[0]
     assert np.median(soft[candidates.member]) > np.median(soft[~candidates.member])
+
+
+@pytest.mark.slow
+def test_following_a_row_over_rounds_takes_out_its_noise(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Clipped rows with noise of half their length, fresh in each round: the sum over rounds tells more than one round."""
+    args = 'pass_through = ["labels", "weights"], clip = 1.0, noise_scale = 0.5, insecure_seeded_noise = true'
+    run = opened(tmp_path_factory.mktemp("noised"), method_args='schedule = "none"', num_server_rounds=8,
+                 mechanism_name="clip_noise", mechanism_args=args)  # fmt: skip
+    candidates = draw(run.data, 0, 1000)
+    found = reader(run, candidates).values
+    kept = found[FEATURES, "followed_row"]
+
+    def auc(score: np.ndarray) -> float:
+        return metrics.auc(score[candidates.member], score[~candidates.member])
+
+    first = next(iter(replay(run)))
+    assert kept.rounds == list(range(8))
+    rows, train = candidates.of(1), first.up[1].kinds["features"]["z"].astype(np.float64)
+    import torch
+
+    params = {n: torch.tensor(v) for n, v in {**run.setting.initial(), **first.up[1].params}.items()}
+    z = run.setting.model.forward(params, torch.tensor(candidates.x[rows]), (first.cut,))[0][first.cut].numpy()
+    z = signals.as_sent(run.setting, z).astype(np.float64)
+    np.testing.assert_allclose(kept.own[0][rows], (2 * z @ train.T - np.square(z).sum(1)[:, None]).max(1), atol=1e-4)
+    assert auc(kept.own[7]) > auc(kept.own[0])
+    assert auc(kept.own[7]) > auc(np.mean(found[FEATURES, "nearest_feature"].own, axis=0))
 
 
 def test_other_clients_are_the_next_ones_and_never_the_own(run: Finished) -> None:
