@@ -118,6 +118,7 @@ def _summary(arm: str, runs: list[dict[str, Any]], cut: int, place: str, attacke
     of = [r for run in runs for r in run["records"] if (r["cut"], r["place"], r["attacker"]) == wanted]
     row: dict[str, Any] = {"arm": arm, "cut": cut, "place": place, "round": of[0]["round"], "attacker": wanted[2]}
     row.update({name: _t([r[name] for r in of]) for name in MEASURES})
+    row["top1"] = [min(max(v, 0.0), 1.0) for v in row["top1"]]
     row["rank"] = [float(10**v) for v in _t([np.log10(r["rank_median"]) for r in of])]
     row.update({name: sum(r[name] for r in of) for name in ("ssim_leak", "top1_leak")})
     return row
@@ -168,7 +169,7 @@ def main() -> None:
     results = study("inversion", str(__doc__), one, [(arm, seed) for seed in SEEDS for arm in ARMS], summed, table, indent=1)
     result = json.loads((results / "inversion.json").read_text(encoding="utf-8"))
     figures.similarity(result).save(results / "figures")
-    figures.pairs(result).save(results / "figures")
+    figures.pairs(result).save(results / "figures").unlink()  # pixels: the PNG is enough
 
 
 if __name__ == "__main__":

@@ -75,7 +75,8 @@ def pairs(result: dict[str, Any]) -> Picture:
                 axes.spines[:].set_visible(False)
             if name.endswith(f"cut {cuts[-1]}") or name == "true":  # a group of lines ends
                 for axes in line:
-                    axes.axhline(len(images[0]) + 0.6, color=MUTED, linewidth=0.8, clip_on=False)
+                    axes.autoscale(enable=False)  # a rule below the image must not shrink it
+                    axes.plot([0, 1], [-0.09, -0.09], transform=axes.transAxes, color=MUTED, linewidth=0.8, clip_on=False)
             line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8.5)
         caption = (
             f"Of the first {count} clients by id the row with the lowest sample id, first seed, last round of each cut, "
