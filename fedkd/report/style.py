@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +105,14 @@ def legend_above(figure: Figure, axes: Axes, columns: int = 4, first: str = "") 
     if handles:
         order = sorted(range(len(labels)), key=lambda i: not (first and labels[i].startswith(first)))
         handles, labels = [handles[i] for i in order], [labels[i] for i in order]
-        figure.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=1.8, columnspacing=1.4)
+        fitting = next((n for n in range(columns, 1, -1) if _legend_width(labels, n) <= figure.get_figwidth()), 1)
+        figure.legend(handles, labels, loc="outside upper left", ncols=fitting, handlelength=1.8, columnspacing=1.4)
+
+
+def _legend_width(labels: Sequence[str], columns: int) -> float:  # inches
+    """About how wide a legend is whose entries fill ``columns`` columns from the top: 0.068 inches a letter, 0.5 beside."""
+    rows = -(-len(labels) // columns)
+    return sum(0.5 + 0.068 * max(map(len, labels[at : at + rows])) for at in range(0, len(labels), rows))
 
 
 def round_axis(axes: Axes, first: int, last: int) -> None:

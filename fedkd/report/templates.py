@@ -26,6 +26,7 @@ h1{font-size:1.75rem;line-height:1.2;margin:0 0 .35rem;letter-spacing:-.01em;ove
 h2{font-size:1.15rem;line-height:1.3;margin:2.6rem 0 .7rem;padding-top:.9rem;border-top:1px solid var(--line)}
 h3{font-size:1rem;margin:1.5rem 0 .5rem}
 p{margin:.6rem 0}
+a{color:var(--mark)}
 .under{color:var(--soft);margin:0 0 1.4rem;overflow-wrap:anywhere}
 .verdict{font-size:1.06rem;border-left:4px solid var(--mark);background:var(--card);padding:.9rem 1.1rem;
 margin:0 0 1.4rem;border-radius:0 6px 6px 0}

@@ -17,7 +17,7 @@ def summary_line(audit: RunAudit) -> str:
     said = ", ".join(f"{n} {status}" for status, n in kinds.items() if n)
     return (
         f"{count(len(texts), 'verdict line')}: {said}. They share one error probability over "
-        f"{count(audit.content['comparisons'], 'comparison')}; the intervals further down are not corrected."
+        f"{count(audit.content['comparisons'], 'comparison')}; the intervals in tables are not corrected."
     )
 
 
