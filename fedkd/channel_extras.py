@@ -32,8 +32,9 @@ VIEWS = {
 }
 """View of fedkd.label_exposure -> channel, target group, threat model."""
 ALPHA = 0.05
-NULL_BITS = 1.44
-"""Mean exposure without a leak, bits."""
+NULL_BITS = 1.4427
+"""Mean exposure without a leak, bits: 1 / ln 2."""
+LEVEL = 0.95
 POWER = 0.8
 
 
@@ -195,10 +196,18 @@ def exposures(run: Finished, states: Path, length: int) -> tuple[list[dict[str, 
         if view.report is None or (renamed and view.name in label_exposure.DIRECTIONS):
             continue
         (s,) = view.report.strata
+        low, high = mean_of_exponentials(s.mean, view.strings)
         found.append({"view": view.name, "strings": view.strings, "median_bits": s.quartiles[1], "mean_bits": s.mean,
-                      "low": s.low, "high": s.high, "ceiling_bits": view.report.ceiling, "null_bits": NULL_BITS, "p": s.p_holm,
-                      "labels_sent": view.labels_sent})  # fmt: skip
+                      "low": low, "high": min(high, view.report.ceiling), "ceiling_bits": view.report.ceiling,
+                      "null_bits": round(NULL_BITS, 2), "p": s.p_holm, "labels_sent": view.labels_sent})  # fmt: skip
     return found, ""
+
+
+def mean_of_exponentials(mean: float, n: int) -> tuple[float, float]:
+    """Exact 95 % interval of the mean of ``n`` exponential values: what exposures are without a leak, so that the interval and
+    Fisher's test of the ranks say the same; above it they spread less, and the interval is wide rather than narrow."""
+    low, high = (2 * n * mean / stats.chi2.ppf(0.5 + side * LEVEL / 2, 2 * n) for side in (1, -1))
+    return float(low), float(high)
 
 
 def exposure_rows(records: list[dict[str, Any]], model: str) -> Found:
@@ -208,8 +217,9 @@ def exposure_rows(records: list[dict[str, Any]], model: str) -> Found:
     for record, p in zip(records, adjusted, strict=True):
         channel, group, who = VIEWS[record["view"]]
         n = record["strings"]
-        size = NULL_BITS + (float(stats.norm.ppf(0.975)) + float(stats.norm.ppf(POWER))) * NULL_BITS / np.sqrt(n)
-        shown = p < ALPHA
+        least = 1 - min((1 - LEVEL) / 2, ALPHA / len(records))
+        size = NULL_BITS * stats.chi2.ppf(least, 2 * n) / stats.chi2.ppf(1 - POWER, 2 * n)
+        shown = p < ALPHA and record["low"] > NULL_BITS
         why = f"Holm p = {show(p)} over {len(records)} views; {show(NULL_BITS)} bits without a leak; {n} label strings"
         labels = record["labels_sent"]
         why += "" if labels is None else f"; the planted label itself travelled beside {100 * labels:.3g} % of the rows"

@@ -12,7 +12,15 @@ import pytest
 from scipy import stats
 
 from fedkd import channel_extras
-from fedkd.channel_extras import Family, exposure_rows, label_rows, link_rows, link_series, reconstructions
+from fedkd.channel_extras import (
+    Family,
+    exposure_rows,
+    label_rows,
+    link_rows,
+    link_series,
+    mean_of_exponentials,
+    reconstructions,
+)
 from fedkd.channel_links import Link, RowLink
 from fedkd.errors import ConfigError
 from fedkd.verdict import LEAK, MEASURED, NO_LEAK, Row
@@ -94,8 +102,21 @@ def test_exposure_is_judged_by_holm_over_the_views() -> None:
     assert {r.status for r in p.values()} == {MEASURED}
     mean = [r for r in found.rows if r.statistic == "exposure_mean_bits"]
     assert [r.status for r in mean] == [LEAK, NO_LEAK, NO_LEAK]
-    power = 1.44 + (1.96 + 0.8416) * 1.44 / 3
-    assert mean[1].detectable == pytest.approx(power, abs=1e-3)
+    assert (mean[0].low, mean[0].high) == (4.0, 6.0)
+    below = exposure_rows([{**record("released", 0.01), "low": 1.4}], "model").rows[0]
+    assert below.status == NO_LEAK, "the sentence and the interval that it prints agree"
+
+
+def test_exposures_without_a_leak_are_exponential_and_the_size_is_found_with_four_fifths() -> None:
+    """3,000 null worlds of 9 strings: the interval's lower end is above 1/ln 2 in 2.5 %; at the size stated in 80 %."""
+    stream, n = np.random.default_rng(0), 9
+    null = stream.exponential(1 / np.log(2), size=(3000, n)).mean(axis=1)
+    above = [mean_of_exponentials(m, n)[0] > 1 / np.log(2) for m in null]
+    assert np.mean(above) == pytest.approx(0.025, abs=0.012)
+    one = {"view": "released", "strings": n, "mean_bits": 1.0, "low": 0.5, "high": 2.0, "p": 0.5, "labels_sent": None}
+    size = exposure_rows([one], "model").rows[0].detectable
+    shifted = null * size * np.log(2)
+    assert np.mean([mean_of_exponentials(m, n)[0] > 1.4427 for m in shifted]) == pytest.approx(0.8, abs=0.03)
 
 
 def test_reconstructions_are_left_out_where_they_are_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
