@@ -148,6 +148,9 @@ def table(result: dict[str, Any]) -> str:
     for a in result["arms"]:
         cost = "–" if a["minus_none"] is None else span([100 * v for v in a["minus_none"]], 1)
         lines.append(f"| {a['arm']} | {span([100 * v for v in a['accuracy']], 1)} | {cost} |")
+    fewer = [f"{a['arm']} {len(a['seeds'])}" for a in result["arms"] if a["seeds"] != result["seeds"]]
+    if fewer:
+        lines += ["", f"**Not every seed is finished**; so far: {', '.join(fewer)}. Two seeds give very wide t intervals."]
     for attacker in ATTACKERS:
         lines += ["", f"Attacker with **{attacker}**, last round of each cut (and the first where it says so):", ""]
         lines += ["| mechanism | cut | SSIM | minus chance | shuffled | rank, median | top-1, % | leak |"]
