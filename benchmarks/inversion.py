@@ -83,27 +83,29 @@ def one(arm: str, seed: int, output: Path) -> dict[str, Any]:
         last = max(r["round"] for r in records if r["cut"] == record["cut"])
         record.update(place="last" if record["round"] == last else "first", ssim_leak=by_ssim, top1_leak=by_rank)
     scores = list(read_run(folder).final_scores().values())
-    shown = {n: _bytes(v) for n, v in pairs.items()} if arm in SHOWN and seed == SEEDS[0] else {}
+    shown = {n: _hex(v) for n, v in pairs.items()} if arm in SHOWN and seed == SEEDS[0] else {}
     found = {"accuracy": float(np.mean(scores)), "records": records, "not_tested": untested, "pairs": shown}
     kept.write_text(json.dumps({"options": options, "found": found}), encoding="utf-8")
     return {"arm": arm, "seed": seed, **found}
 
 
-def _bytes(images: Array) -> list[Any]:
-    found: list[Any] = np.rint(255 * images).astype(int).tolist()
-    return found
+def _hex(images: Array) -> list[str]:  # [m, H, W] in 0..1 -> m texts
+    """Each image as lines of two hexadecimal digits per pixel, with a space between lines."""
+    return [" ".join(line.tobytes().hex() for line in image) for image in np.rint(255 * images).astype(np.uint8)]
 
 
 def summed(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Means and 95 % t intervals over seeds per arm, cut, round and attacker; ranks as medians on a logarithmic scale."""
-    base = [r["accuracy"] for r in runs if r["arm"] == NONE]
+    base = {r["seed"]: r["accuracy"] for r in runs if r["arm"] == NONE}
     arms, rows = list[dict[str, Any]](), list[dict[str, Any]]()
     for arm in ARMS:
         own = [r for r in runs if r["arm"] == arm]
         accuracy = [r["accuracy"] for r in own]
-        cost = None if arm == NONE else _t([a - b for a, b in zip(accuracy, base, strict=True)])
+        cost = None if arm == NONE else _t([r["accuracy"] - base[r["seed"]] for r in own])
         told = own[0]["not_tested"][0] if own[0]["not_tested"] else None
-        arms.append({"arm": arm, "accuracy": _t(accuracy), "minus_none": cost, "not_tested": told})
+        arms.append(
+            {"arm": arm, "seeds": [r["seed"] for r in own], "accuracy": _t(accuracy), "minus_none": cost, "not_tested": told}
+        )
         keys = sorted({(r["cut"], r["place"], ATTACKERS.index(r["attacker"])) for r in own[0]["records"]})
         rows += [_summary(arm, own, *key) for key in keys]
     first = next(r["records"] for r in runs if r["arm"] == NONE)
@@ -146,6 +148,9 @@ def table(result: dict[str, Any]) -> str:
     for a in result["arms"]:
         cost = "–" if a["minus_none"] is None else span([100 * v for v in a["minus_none"]], 1)
         lines.append(f"| {a['arm']} | {span([100 * v for v in a['accuracy']], 1)} | {cost} |")
+    fewer = [f"{a['arm']} {len(a['seeds'])}" for a in result["arms"] if a["seeds"] != result["seeds"]]
+    if fewer:
+        lines += ["", f"**Not every seed is finished**; so far: {', '.join(fewer)}. Two seeds give very wide t intervals."]
     for attacker in ATTACKERS:
         lines += ["", f"Attacker with **{attacker}**, last round of each cut (and the first where it says so):", ""]
         lines += ["| mechanism | cut | SSIM | minus chance | shuffled | rank, median | top-1, % | leak |"]

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from fedkd.report.style import BLUE, GREEN, INK, MUTED, ORANGE, PAPER, Picture, canvas, finish
 
 EACH = "each client's blocks"
@@ -69,7 +67,9 @@ def pairs(result: dict[str, Any]) -> Picture:
         grid = figure.subplots(len(lines), count, squeeze=False, gridspec_kw={"hspace": 0.02, "wspace": 0.02})
         for line, (name, images) in zip(grid, lines, strict=True):
             for axes, image in zip(line, images, strict=True):
-                axes.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+                axes.imshow(
+                    [list(bytes.fromhex(row)) for row in image.split()], cmap="gray", vmin=0, vmax=255, interpolation="nearest"
+                )
                 axes.set(xticks=[], yticks=[])
                 axes.grid(visible=False)
                 axes.spines[:].set_visible(False)

@@ -18,7 +18,7 @@ from fedkd.verdict import banned_in
 
 def runs() -> list[dict[str, Any]]:
     """SSIM 0.5 + cut / 10 + seed / 100 and rank 10^cut in every arm; the arm "heads" has nothing to rebuild."""
-    images = np.arange(3 * 4 * 4).reshape(3, 4, 4).tolist()
+    images = inversion._hex(np.arange(3 * 4 * 4).reshape(3, 4, 4) / 255)
     made = []
     for arm in inversion.ARMS:
         for seed in inversion.SEEDS:
@@ -69,6 +69,11 @@ def test_the_figure_holds_every_mark_and_the_chance_line(result: dict[str, Any])
     colours = set(re.findall(r"#[0-9a-f]{6}\b", picture.svg))
     assert colours <= set(DARK), "every colour of the figure has a dark form"
     assert not banned_in(picture.caption + picture.title)
+
+
+def test_an_image_travels_in_the_result_as_text() -> None:
+    """0, 0.5 and 1 are the bytes 00, 80 (127.5 to the even 128) and ff."""
+    assert inversion._hex(np.array([[[0.0, 0.5], [1.0, 0.0]]])) == ["0080 ff00"]
 
 
 def test_the_pairs_show_true_rebuilt_and_chance_in_lines(result: dict[str, Any]) -> None:
