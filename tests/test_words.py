@@ -29,6 +29,10 @@ NO_TEXT = {
     ("fedkd/bundle.py", "temporary.write_bytes"): "an archive of files that are checked where they are written",
     ("fedkd/report/page.py", "temporary.write_text"): "replace_text itself, which checks",
     ("fedkd/report/style.py", "target.with_suffix('.png').write_bytes"): "pixels",
+    ("simulations/grids/ray_nodes.py", "(root / left).write_text"): "a mark between processes",
+    ("simulations/grids/ray_nodes.py", "(root / mark).write_text"): "a mark between processes",
+    ("benchmarks/speed/systems/stock.py", "(folder / package / '__init__.py').write_text"): "an empty module",
+    ("benchmarks/speed/systems/stock.py", "settings.write_text"): "settings of a peer",
 }
 """Calls that write no text for readers, or what is checked a line above, each with its reason."""
 DATA = (".json", ".csv", ".npz", ".npy", ".safetensors", ".toml", ".jsonl")
