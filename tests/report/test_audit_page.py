@@ -227,6 +227,7 @@ def test_a_banned_name_is_refused_before_anything_is_written(write_run: Callable
         model_card(audit, apply(content, Config()))
 
 
+@pytest.mark.slow
 def test_same_audit_same_page_and_bundle(audited: Path) -> None:
     names = ("audit.html", "bundle.zip", "model_card.md", "junit.xml")
     before = {name: (audited / "audit" / name).read_bytes() for name in names}
