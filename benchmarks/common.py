@@ -29,6 +29,7 @@ from fedkd.common_text import Setting
 from fedkd.config import digest8
 from fedkd.report.style import BLUE, GREEN, INK, MUTED, ORANGE, SKY, Picture, canvas, finish, legend_above
 from fedkd.store import write_atomic
+from fedkd.verdict import check_words
 from server.run_folder import write_json
 from simulations.run import provenance
 
@@ -149,7 +150,7 @@ def main() -> None:
     given.results.mkdir(parents=True, exist_ok=True)
     (given.results / "common.json").write_text(json.dumps(result, allow_nan=False) + "\n", encoding="utf-8")
     page = results.table(result)
-    (given.results / "common.md").write_text(page, encoding="utf-8")
+    (given.results / "common.md").write_text(check_words(page), encoding="utf-8")
     rows = result["confirmation"]["rows"] or result["choice"]["rows"]
     picture(rows, result["entropy"]).save(given.results / "figures" / "common")
     print(page)

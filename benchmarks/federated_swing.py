@@ -20,6 +20,7 @@ from fedkd.config import Experiment
 from fedkd.intervals import paired_t, t_interval
 from fedkd.label_exposure import audit
 from fedkd.report.run_folder import read_run
+from fedkd.verdict import check_words
 from server.run_folder import folder_of, run_id, state_root_of
 from simulations.pool import worker
 from simulations.run import execute, load, provenance
@@ -117,8 +118,11 @@ def study(
     summarise: Callable[[list[dict[str, Any]]], dict[str, Any]],
     table: Callable[[dict[str, Any]], str],
     indent: int | None = None,
-) -> None:
-    """Command of a federated study: run ``one(*job, output)`` in processes, write ``<name>.json`` and ``<name>.md``, print."""
+) -> Path:
+    """Command of a federated study: run ``one(*job, output)`` in processes, write ``<name>.json`` and ``<name>.md``, print.
+
+    Returns: the folder of both files.
+    """
     parser = argparse.ArgumentParser(description=said, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / name)
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results")
@@ -131,8 +135,10 @@ def study(
     given.results.mkdir(parents=True, exist_ok=True)
     (given.results / f"{name}.json").write_text(json.dumps(result, indent=indent) + "\n", encoding="utf-8")
     page = table(result)
-    (given.results / f"{name}.md").write_text(page, encoding="utf-8")
+    (given.results / f"{name}.md").write_text(check_words(page), encoding="utf-8")
     print(page)
+    results: Path = given.results
+    return results
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from fedkd.report.run_folder import read_run
 from fedkd.setting import build
 from fedkd.store import read_commit
 from fedkd.train import evaluate, stage
+from fedkd.verdict import check_words
 from server.run_folder import folder_of, state_root_of
 from simulations.pool import worker
 from simulations.run import load, provenance
@@ -171,7 +172,7 @@ def main() -> None:
     given.results.mkdir(parents=True, exist_ok=True)
     (given.results / f"{given.name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     page = table(result)
-    (given.results / f"{given.name}.md").write_text(page, encoding="utf-8")
+    (given.results / f"{given.name}.md").write_text(check_words(page), encoding="utf-8")
     print(page)
 
 

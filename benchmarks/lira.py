@@ -20,6 +20,7 @@ import numpy as np
 from fedkd import metrics, rng
 from fedkd.attacks import calibrated_loss, distill_lira, lira, loss
 from fedkd.shadows import Plan, Shadows, folder_of, load, read_plan
+from fedkd.verdict import check_words
 from simulations.run import provenance
 from simulations.shadows import train
 
@@ -187,7 +188,7 @@ def main() -> None:
     page = table(result)
     arguments.results.mkdir(parents=True, exist_ok=True)
     (arguments.results / f"{plan.name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    (arguments.results / f"{plan.name}.md").write_text(page)
+    (arguments.results / f"{plan.name}.md").write_text(check_words(page))
     print(page)
 
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from fedkd.verdict import check_words
+
 ROOT = Path(__file__).resolve().parents[1]
 
 METHODS = (
@@ -127,7 +129,8 @@ def write_results(output: Path, seeds: str, results: Path) -> None:
     lines = against_pilot(made.json)
     results.mkdir(parents=True, exist_ok=True)
     text = (output / "comparison" / "comparison.md").read_text(encoding="utf-8")
-    (results / "pilot.md").write_text(text + "\n" + _pairs_table(made.json) + "\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    page = text + "\n" + _pairs_table(made.json) + "\n" + "\n".join(lines) + "\n"
+    (results / "pilot.md").write_text(check_words(page), encoding="utf-8")
     (results / "pilot.json").write_text(json.dumps({**made.json, "pilot": PILOT}, indent=1) + "\n", encoding="utf-8")
     shutil.copytree(output / "comparison" / "figures", results / "figures", dirs_exist_ok=True)
     print(text)

@@ -1,6 +1,7 @@
-"""Console script ``fedkd``: audit anyone's scores, gate a result, write its page, list plug-ins. No torch, no Flower.
+"""Console script ``fedkd``: audit anyone's scores, gate a result or a run, check a bundle, write a page, list plug-ins.
 
-Exit codes: 0 done or not failed, 1 the gate failed, 2 usage or configuration, 3 warn or inconclusive.
+No torch, no Flower. Exit codes: 0 done or not failed, 1 the gate failed or a bundle is not what it says, 2 usage or
+configuration, 3 warn or inconclusive.
 """
 
 from __future__ import annotations
@@ -58,20 +59,22 @@ def audit_scores(
     result = evaluate(read(file), config, *controls).to_json()
     if output is not None:
         _write(output, json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1) if form == "json" else _text(result))
+    _say(json.dumps(result, indent=1) if form == "json" else _text(result))
 
 
 @app.command()
 @_usage_errors
 def gate(
-    result: Annotated[Path, typer.Argument(help="Result file of audit-scores.")],
-    fail_if: Annotated[list[str] | None, typer.Option(help='Own rule, e.g. "auc.low > 0.55"; repeatable.')] = None,
+    result: Annotated[Path, typer.Argument(help="Folder of an audited run, its audit.json, or a result of audit-scores.")],
+    fail_if: Annotated[
+        list[str] | None, typer.Option(help='Own rule, e.g. "auc.low > 0.55" or "ssim.low > 0.5 @ cut 3"; repeatable.')
+    ] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the outcome as JSON here.")] = None,
     changes: SetOption = None,
     form: FormatOption = "text",
 ) -> None:
-    """Apply the preset rules to a result: exit code 0 not failed, 1 fail, 3 warn or inconclusive."""
+    """Apply the preset rules and your own to an audit: exit code 0 not failed, 1 fail, 3 warn or inconclusive."""
     from fedkd.config import parse_args
     from fedkd.gate import Config, apply, to_json
     from fedkd.junit import to_junit
@@ -86,10 +89,32 @@ def gate(
     if form == "json":
         print(json.dumps(record, indent=1))
     else:
-        for check in outcome.checks:
-            print(f"{check.status:<13}{check.rule} [{check.target_group}]: {check.detail}")
-        print(f"gate: {outcome.status}")
+        lines = [f"{check.status:<13}{check.rule} [{check.target_group}]: {check.detail}" for check in outcome.checks]
+        _say("\n".join([*lines, f"gate: {outcome.status}"]))
     raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+@_usage_errors
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="bundle.zip of an audited run.")],
+    form: FormatOption = "text",
+) -> None:
+    """Check an evidence bundle: every hash, and that page, card, verdicts and gate follow from the audit in it."""
+    from fedkd.bundle import check
+
+    found = check(bundle)
+    record = {"files": dict(found.files), "problems": list(found.problems), "manifest_sha256": found.manifest_sha256}
+    lines = [f"failed  {problem}" for problem in found.problems]
+    if not found.problems:
+        lines = [f"ok      {name}  sha256 {digest[:16]}" for name, digest in found.files.items()]
+        lines.append(f"verified: {len(found.files)} files; manifest sha256 {found.manifest_sha256}")
+        lines.append("Hashes show that nothing changed, not who wrote it: compare the manifest's with the sender's.")
+    if form == "json":
+        print(json.dumps(record, indent=1))
+    else:
+        _say("\n".join(lines))
+    raise typer.Exit(1 if found.problems else 0)
 
 
 @app.command()
@@ -101,8 +126,13 @@ def report(
     """Write the one-page HTML report of a result file or of a run's folder."""
     if source.is_dir():
         from fedkd.report import build
+        from fedkd.run_audit import path_of
 
         print(build(source))
+        if path_of(source).is_file():
+            from fedkd.report.audit import build as build_audit
+
+            print(build_audit(source))
         return
     from fedkd.report.scores import page
 
@@ -149,6 +179,10 @@ def _quoted(value: str) -> str:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    from fedkd import run_audit
+
+    if path.is_dir():
+        return _of_a_run(run_audit.path_of(path))
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -157,14 +191,34 @@ def _load(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path.name} is not a readable JSON file") from None
     if not isinstance(content, dict) or "rows" not in content:
         raise ConfigError(f"{path.name} is no audit result; write one with: fedkd audit-scores FILE --output {path.name}")
+    if content.get("kind") == run_audit.KIND:
+        return _of_a_run(path)
     if content.get("schema") != 1:
         raise ConfigError(f"{path.name} has schema {content.get('schema')!r}; this version reads schema 1")
     return content
 
 
+def _of_a_run(path: Path) -> dict[str, Any]:
+    from fedkd import run_audit
+
+    audit = run_audit.read(path)
+    if wrong := run_audit.unsupported(audit):
+        raise ConfigError(f"{path.name}: {wrong[0]}")
+    return dict(audit.content)
+
+
+def _say(text: str) -> None:
+    """Print what a reader sees. Raises: ConfigError where it contains a word that no report may use."""
+    from fedkd.verdict import check_words
+
+    print(check_words(text))
+
+
 def _write(path: Path, text: str) -> None:
+    from fedkd.verdict import check_words
+
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(check_words(text) if path.suffix != ".json" else text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write {path.name}: {error.strerror}") from None
 

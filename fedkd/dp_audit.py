@@ -149,7 +149,9 @@ def noisy_steps(config: Config, job: Job, steps: NoisySteps, claimed: float, del
 
 
 # ----- user level --------------------------------------------------------------------------------------------------------
-def noisy_means(config: Config, setting: Setting, data: ClientData, rounds: int, claimed: float, delta: float) -> Bracket:
+def noisy_means(
+    config: Config, setting: Setting, data: ClientData, rounds: int, claimed: float, delta: float, number: int | None = None
+) -> Bracket:
     """Audit ``user_clip_noise``: canary clients send through the mechanism's hooks in each of ``rounds`` rounds.
 
     Args:
@@ -157,6 +159,7 @@ def noisy_means(config: Config, setting: Setting, data: ClientData, rounds: int,
         data: any client of the run, which the hooks ask for.
         rounds: in which each canary that is in takes part.
         claimed: epsilon of that many participations at ``delta`` by the accountant.
+        number: stands for the server's secret, so that an audit repeats; None = from the operating system.
 
     Raises: ConfigError for more canaries than values of the model, noise from the seed, or a claim for replaced users.
     """
@@ -170,7 +173,7 @@ def noisy_means(config: Config, setting: Setting, data: ClientData, rounds: int,
     score = np.zeros(config.canaries)
     for round in range(rounds):
         uploads = Uploads(round, config.canaries, setting.module.schema(setting, round))
-        secret = partial(int.from_bytes, os.urandom(16), "little")
+        secret = partial(int, int.from_bytes(os.urandom(16), "little") if number is None else rng.key(number, "secret", round))
         for place in places[inside]:
             sent = hooks.upload(setting, round, data, {}, {}, _one_place(shapes, int(place), SCALE * c.clip), secret)
             uploads.rows.append(Upload(len(uploads.rows), 1, sent.kinds))

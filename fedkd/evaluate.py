@@ -55,6 +55,8 @@ class Config:
     """Seed of the halves, controls and permutations."""
     seeds: int = 1
     """Training seeds behind the scores; fewer than 3 is a warning at the gate."""
+    shared_comparisons: int = 0
+    """Decisions of other tables of the same report that share the error probability with this one's."""
     attacks_tried: int = 1
     """Attacks tried on these candidates before this one was chosen."""
     threat_model: str = "holder of the scores"
@@ -102,18 +104,19 @@ class Audit:
 
     def to_json(self) -> dict[str, Any]:
         """The result file: plain types, NaN and infinity as null."""
-        body = {name: _plain(getattr(self, name)) for name in ("source", "config", "comparisons", "rows")}
-        rest = {name: _plain(getattr(self, name)) for name in ("verdicts", "controls", "curves")}
+        body = {name: plain(getattr(self, name)) for name in ("source", "config", "comparisons", "rows")}
+        rest = {name: plain(getattr(self, name)) for name in ("verdicts", "controls", "curves")}
         return {"schema": SCHEMA, "kind": "audit", **body, **rest}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and floats as JSON has them: NaN and infinity as null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -223,7 +226,7 @@ def evaluate(table: Table, config: Config, leaky: Table | None = None, clean: Ta
     """
     _check(table, config)
     groups = _groups(table)
-    comparisons = len(groups) * (1 + len(config.fprs))
+    comparisons = len(groups) * (1 + len(config.fprs)) + config.shared_comparisons
     strict = 1.0 - (1.0 - config.level) / comparisons
     outcomes = _controls(table, config, strict, leaky, clean)
     rows: list[Row] = []
@@ -284,7 +287,8 @@ def _check(table: Table, config: Config) -> None:
         raise ConfigError(f"{members} members and {others} non-members: an audit needs at least 2 of each")
     if not all(0.0 < fpr < 1.0 for fpr in config.fprs):
         raise ConfigError("every rate in fprs must lie strictly between 0 and 1")
-    if not 0.0 < config.level < 1.0 or config.permutations < 1 or config.seeds < 1 or config.attacks_tried < 1:
+    counts = (config.permutations, config.seeds, config.attacks_tried, config.shared_comparisons + 1)
+    if not 0.0 < config.level < 1.0 or min(counts) < 1:
         raise ConfigError("level must lie in (0, 1); permutations, seeds and attacks_tried must be at least 1")
 
 

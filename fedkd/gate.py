@@ -3,12 +3,15 @@
 Specs: audit, section 8. Default rules (a) to (d), each with its number from the specification as a `Config` field, and
 rules of one's own in a small language without eval:
 
+    rule       := expression ["@" group]                 group = a target group, view, attack or threat model, in full
     expression := clause {("and" | "or") clause}         "and" binds tighter
     clause     := side (">" | ">=" | "<" | "<=") side
     side       := [number "*"] (number | statistic "." field)
 
-for example ``tpr_at_fpr_0.001.low > 0.003`` or ``tpr_at_fpr_0.01.low > 3 * realised_fpr_0.01.high``. A field is one of
-value, low, high, detectable, n_members, n_non_members.
+for example ``tpr_at_fpr_0.001.low > 0.003``, ``auc.low > 3 * realised_fpr_0.01.high`` or ``ssim.low > 0.5 @ cut 3``. A field is
+one of value, low, high, detectable, n_members, n_non_members. A rule is applied to each group of rows (one threat model,
+attack, model, target group and view) that has its statistics, and fails where any of them does. The audit of a run
+(`fedkd.run_audit`) adds checks of its own: `fedkd.gate_run`.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fedkd.errors import ConfigError
@@ -48,8 +51,11 @@ class Config:
     """Warns below so many training seeds."""
     claimed_epsilon: float | None = None
     """Rule (d): fails where an audited lower bound exceeds this (same delta and unit); None = no claim."""
+    minimum_strings: int = 10
+    """Rule (b): fewer secrets of a view than this cannot pass, only fail or warn."""
     mandatory: str = "tpr_at_fpr_0.001"
-    """Comma-separated rules whose absence is a warning: epsilon, tpr_at_fpr_0.001, exposure_r1, inheritance."""
+    """Comma-separated rules (epsilon, tpr_at_fpr_0.001, exposure_r1, inheritance) and, for a run, attacks that must be "
+    "there."""
 
 
 @dataclass(frozen=True)
@@ -158,22 +164,41 @@ def apply(result: Mapping[str, Any], config: Config, fail_if: Sequence[str] = ()
 
     Raises: ConfigError for a malformed result, an unknown mandatory rule, or an expression outside the grammar.
     """
+    from fedkd import gate_run
+
     rows = _rows(result)
+    of_a_run = result.get("kind") == "run_audit"
     wanted = {name.strip() for name in config.mandatory.split(",") if name.strip()}
-    if unknown := sorted(wanted - set(RULES)):
-        raise ConfigError(f"unknown mandatory rule {unknown[0]!r}; rules: {', '.join(RULES)}")
+    known = set(RULES) | (gate_run.attacks(result) if of_a_run else set())
+    if unknown := sorted(wanted - known):
+        raise ConfigError(f"unknown mandatory rule {unknown[0]!r}; rules: {', '.join(sorted(known, key=_rule_order))}")
+    beside = gate_run.by_rule(result, rows, config) if of_a_run else {}
     checks: list[Check] = []
     for rule, found in zip(RULES, (_epsilon, _tpr, _exposure, _inheritance), strict=True):
-        own = [check for row in rows for check in found(row, rows, config)]
+        own = beside.get(rule) or [_placed(check, row, of_a_run) for row in rows for check in found(row, rows, config)]
         if not own:
             status = WARN if rule in wanted else NOT_RUN
             own = [Check(rule, "file", status, "no such result in the file")]
         checks += own
-    checks += [check for text in fail_if for check in _custom(text, rows)]
+    checks += [check for text in fail_if for check in _custom(text, rows, of_a_run)]
+    checks += gate_run.attacked(result, rows, wanted - set(RULES)) if of_a_run else []
     checks += _whole_file(result, config)
     order = (FAIL, INCONCLUSIVE, WARN, NOT_FAILED)
     present = {check.status for check in checks}
     return Outcome(next(status for status in order if status in present), tuple(checks))
+
+
+def _rule_order(rule: str) -> tuple[int, str]:
+    return (RULES.index(rule), "") if rule in RULES else (len(RULES), rule)
+
+
+def place(row: Row, of_a_run: bool) -> str:
+    """How a check names its candidates: a run has many views and attacks with the same target group."""
+    return f"{row.view} | {row.attack} | {row.target_group}" if of_a_run else row.target_group
+
+
+def _placed(check: Check, row: Row, of_a_run: bool) -> Check:
+    return replace(check, target_group=place(row, of_a_run))
 
 
 def _rows(result: Mapping[str, Any]) -> list[Row]:
@@ -211,8 +236,10 @@ def _exposure(row: Row, rows: Sequence[Row], config: Config) -> list[Check]:
         return []
     if row.value is None:
         return [Check("exposure_r1", row.target_group, WARN, row.reason or "not measured")]
-    status = FAIL if row.value < config.exposure_alpha else NOT_FAILED
-    return [Check("exposure_r1", row.target_group, status, f"Holm p = {show(row.value)}")]
+    few = row.n_members < config.minimum_strings
+    status = FAIL if row.value < config.exposure_alpha else WARN if few else NOT_FAILED
+    power = f"; {row.n_members} strings, at least {config.minimum_strings} are asked for" if status == WARN else ""
+    return [Check("exposure_r1", row.target_group, status, f"Holm p = {show(row.value)}{power}")]
 
 
 def _inheritance(row: Row, rows: Sequence[Row], config: Config) -> list[Check]:
@@ -235,15 +262,47 @@ def _epsilon(row: Row, rows: Sequence[Row], config: Config) -> list[Check]:
     return [Check("epsilon", row.target_group, status, f"at least {show(row.value)}, claimed {show(claim)}")]
 
 
-def _custom(text: str, rows: Sequence[Row]) -> list[Check]:
-    expression = parse(text)
+def _custom(text: str, rows: Sequence[Row], of_a_run: bool) -> list[Check]:
+    words, at, only = text.partition("@")
+    if at and not only.strip():
+        raise ConfigError(f"gate expression {text!r}: expected a target group, view, attack or threat model after @")
+    expression = parse(words)
     groups: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in rows:
-        key = (row.threat_model, row.attack, row.model, row.target_group, row.view)
-        groups.setdefault(key, {})[row.statistic] = row
-    results = [(key[3], matches(expression, own)) for key, own in groups.items()]
-    tested = [Check(text, group, FAIL if hit else NOT_FAILED, str(hit).lower()) for group, hit in results if hit is not None]
+        if not at or only.strip() in (row.target_group, row.view, row.attack, row.threat_model):
+            key = (row.threat_model, row.attack, row.model, row.target_group, row.view)
+            groups.setdefault(key, {})[row.statistic] = row
+    checks = [_own(text, expression, own, of_a_run) for own in groups.values()]
+    tested = [check for check in checks if check is not None]
     return tested or [Check(text, "file", WARN, "no row has all numbers of this expression")]
+
+
+def _own(text: str, expression: Sequence[Sequence[Clause]], rows: Mapping[str, Row], of_a_run: bool) -> Check | None:
+    """A rule of one's own on one group; None where the group has none of its statistics."""
+    sides = [side for clauses in expression for clause in clauses for side in (clause[0], clause[2])]
+    named = [name.rpartition(".")[0] for _, name in sides if name is not None]
+    if not any(name in rows for name in named):
+        return None
+    where = place(next(iter(rows.values())), of_a_run)
+    hit = matches(expression, rows)
+    if hit is None:
+        missing = next((rows[name] for name in named if name in rows and rows[name].value is None), None)
+        return Check(text, where, WARN, (missing.reason if missing else "") or "a number of this expression is missing")
+    blunt = "" if hit else _blunt(expression, rows)
+    return Check(text, where, FAIL if hit else WARN if blunt else NOT_FAILED, blunt or str(hit).lower())
+
+
+def _blunt(expression: Sequence[Sequence[Clause]], rows: Mapping[str, Row]) -> str:
+    """Why a rule that does not hold may not pass either: what it asks about is smaller than what would be found."""
+    for left, symbol, right in (clause for clauses in expression for clause in clauses):
+        if symbol in ("<", "<="):
+            left, right = right, left
+        bar = _value(right, rows)
+        statistic, _, field = (left[1] or "").rpartition(".")
+        size = rows[statistic].detectable if statistic in rows and field in ("low", "value") else None
+        if size is not None and bar is not None and left[0] * size > bar:
+            return f"only {statistic} of {show(size)} would be found with 80 % power, the rule's bar is {show(bar)}"
+    return ""
 
 
 def _whole_file(result: Mapping[str, Any], config: Config) -> list[Check]:
@@ -252,7 +311,8 @@ def _whole_file(result: Mapping[str, Any], config: Config) -> list[Check]:
         name, status, detail = (str(control.get(key, "")) for key in ("name", "status", "detail"))
         outcome = {"missed": INCONCLUSIVE, "broken": INCONCLUSIVE, "flagged": WARN, "not run": WARN}.get(status, NOT_FAILED)
         checks.append(Check(f"control {name}", "file", outcome, detail))
-    seeds = int(dict(result.get("config", {})).get("seeds", 1))
+    said = dict(result.get("config", {})).get("seeds", 1)
+    seeds = len(said) if isinstance(said, list) else int(said)
     status = WARN if seeds < config.minimum_seeds else NOT_FAILED
     checks.append(Check("seeds", "file", status, f"{seeds} training seeds, {config.minimum_seeds} asked for"))
     return checks

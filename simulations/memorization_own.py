@@ -8,6 +8,7 @@ from pathlib import Path
 from fedkd.memorization_own import Examples
 from fedkd.memorization_plan import Plan
 from fedkd.store import write_atomic
+from fedkd.verdict import check_words
 
 
 def audit(plan: Plan, path: Path, folder: Path, said: Callable[[str], None]) -> Path:
@@ -27,5 +28,5 @@ def audit(plan: Plan, path: Path, folder: Path, said: Callable[[str], None]) -> 
         own.mkdir(parents=True, exist_ok=True)
         publish(plan, path, own, {0: (about, examples.all_models(student))}, {"student": student})
         tables.append(f"## {student}\n\n{(own / 'results.md').read_text(encoding='utf-8')}")
-    write_atomic(folder / "results.md", "\n".join(tables).encode())
+    write_atomic(folder / "results.md", check_words("\n".join(tables)).encode())
     return folder

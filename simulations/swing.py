@@ -22,6 +22,7 @@ from fedkd.swing import Bench
 from fedkd.swing_arms import ARMS
 from fedkd.swing_plan import Plan, Task, read_plan
 from fedkd.swing_results import summarise, table
+from fedkd.verdict import check_words
 from server.run_folder import write_json
 from simulations.inputs import bind, inputs_of
 from simulations.pool import worker
@@ -108,8 +109,8 @@ def write_results(plan: Plan, path: Path, folder: Path, results: list[dict[str, 
         "token_map": next((r["token_map"] for r in results if r.get("token_map")), []),
     }
     write_json(folder / "summary.json", strict(summary))
-    write_atomic(folder / "results.md", table(summary).encode())
-    write_atomic(folder / "report.html", page(plan, summary).encode())
+    write_atomic(folder / "results.md", check_words(table(summary)).encode())
+    write_atomic(folder / "report.html", check_words(page(plan, summary)).encode())
 
 
 def strict(value: Any) -> Any:

@@ -16,7 +16,7 @@ from fedkd import guarantees, rng
 from fedkd.errors import ConfigError, UploadError
 from fedkd.outgoing import Outgoing, Secret
 from fedkd.setting import Setting
-from fedkd.types import ROW_KINDS, Arrays, ClientData, Kinds
+from fedkd.types import ROW_KINDS, Array, Arrays, ClientData, Kinds
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,15 @@ def upload(
         return Outgoing(kinds, held)
     ids = kinds["ids"]["i"]
     number = rng.key(setting.seed, "insecure mechanism noise", client=data.client) if c.insecure_seeded_noise else secret()
-    order = rng.experiment(number, "order of rows", round // c.every, data.client).permutation(len(ids))
-    out = {k: {n: v[order] for n, v in a.items()} if k in ROW_KINDS else a for k, a in kinds.items()}
+    rows = order(c, number, round, data.client, len(ids))
+    out = {k: {n: v[rows] for n, v in a.items()} if k in ROW_KINDS else a for k, a in kinds.items()}
     out["ids"] = {"i": np.arange(len(ids), dtype=ids.dtype)}
-    return Outgoing(out, {**held, "ids": ids[order]})
+    return Outgoing(out, {**held, "ids": ids[rows]})
+
+
+def order(config: Config, number: int, round: int, client: int, rows: int) -> Array:  # -> [rows] int64
+    """The secret order of a round under the sender's number."""
+    return rng.experiment(number, "order of rows", round // config.every, client).permutation(rows)
 
 
 def download(setting: Setting, round: int, held: Arrays, kinds: Kinds) -> Kinds:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from fedkd.verdict import check_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +68,7 @@ class Picture:
         """Write ``<folder>/<name>.svg``, and the PNG if there is one. Raises: OSError where it cannot be written."""
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"{self.name}.svg"
-        target.write_text(self.svg, encoding="utf-8")
+        target.write_text(check_words(self.svg), encoding="utf-8")
         if self.png:
             target.with_suffix(".png").write_bytes(self.png)
         return target
@@ -103,7 +105,14 @@ def legend_above(figure: Figure, axes: Axes, columns: int = 4, first: str = "") 
     if handles:
         order = sorted(range(len(labels)), key=lambda i: not (first and labels[i].startswith(first)))
         handles, labels = [handles[i] for i in order], [labels[i] for i in order]
-        figure.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=1.8, columnspacing=1.4)
+        fitting = next((n for n in range(columns, 1, -1) if _legend_width(labels, n) <= figure.get_figwidth()), 1)
+        figure.legend(handles, labels, loc="outside upper left", ncols=fitting, handlelength=1.8, columnspacing=1.4)
+
+
+def _legend_width(labels: Sequence[str], columns: int) -> float:  # inches
+    """About how wide a legend is whose entries fill ``columns`` columns from the top: 0.068 inches a letter, 0.5 beside."""
+    rows = -(-len(labels) // columns)
+    return sum(0.5 + 0.068 * max(map(len, labels[at : at + rows])) for at in range(0, len(labels), rows))
 
 
 def round_axis(axes: Axes, first: int, last: int) -> None:
@@ -137,6 +146,7 @@ def _titled(svg: str, title: str) -> str:
 
 def _for_page(svg: str, name: str, title: str) -> str:
     """Ids unique on the page, colours by variable, size by the page, no namespace addresses."""
+    svg = re.sub(r'(<image\b[^>]*?)\sid="[^"]*"', r"\1", svg)  # equal pixels get equal ids, and nothing refers to them
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)
     svg = re.sub(r'xlink:href="#', f'href="#{name}-', svg)

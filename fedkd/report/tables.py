@@ -11,6 +11,7 @@ from typing import Any
 from fedkd.config import Experiment
 from fedkd.report.run_folder import RunFolder, number, whole
 from fedkd.report.wording import MISSING, count, duration, percent, size
+from fedkd.verdict import quoted
 
 _SHOWN_FAILURES = 50
 
@@ -190,4 +191,4 @@ def _text(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, float) and not math.isfinite(value):
         return MISSING
-    return str(value)
+    return quoted(str(value))

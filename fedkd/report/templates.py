@@ -1,4 +1,5 @@
-"""The pages as Jinja2 templates in Python strings: one shell with its style sheet, the run page, the comparison page.
+"""The pages as Jinja2 templates in Python strings: one shell with its style sheet, and the pages of a run, a comparison, a
+study and an audit.
 
 Everything is inside the file: no script, no font, no image is fetched. Autoescape is on, because labels, notes and
 failure messages come from others.
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from fedkd.report.style import page_colours
+from fedkd.verdict import check_words
 
 _CSS = """
 :root{color-scheme:light dark;--bg:#fff;--fg:#1f2328;--soft:#59636e;--line:#d8dee4;--card:#f6f8fa;--mark:#0072b2;
@@ -24,10 +26,20 @@ h1{font-size:1.75rem;line-height:1.2;margin:0 0 .35rem;letter-spacing:-.01em;ove
 h2{font-size:1.15rem;line-height:1.3;margin:2.6rem 0 .7rem;padding-top:.9rem;border-top:1px solid var(--line)}
 h3{font-size:1rem;margin:1.5rem 0 .5rem}
 p{margin:.6rem 0}
+a{color:var(--mark)}
 .under{color:var(--soft);margin:0 0 1.4rem;overflow-wrap:anywhere}
 .verdict{font-size:1.06rem;border-left:4px solid var(--mark);background:var(--card);padding:.9rem 1.1rem;
 margin:0 0 1.4rem;border-radius:0 6px 6px 0}
 .verdict.bad{border-color:var(--warn);background:var(--warnbg)}
+.verdict.open{border-color:var(--soft)}
+.verdict b{display:block;font-size:.85rem;font-weight:500;color:var(--soft)}
+.verdict b+b{margin-top:.5rem}
+.lines{margin:.35rem 0 0;padding:0;list-style:none}
+.lines li{display:grid;grid-template-columns:1fr 1fr;gap:0 1.2rem;margin:.35rem 0;overflow-wrap:anywhere;line-height:1.45}
+.lines span{color:var(--soft);font-size:.88rem;line-height:1.6}
+.numbers+.table,.table+.table,figure+.table,p+.table{margin-top:1.1rem}
+td.r,th.r{text-align:right}
+tbody th.s{min-width:0}tbody th.lead{min-width:15rem}td.note{min-width:9rem;overflow-wrap:anywhere}
 .numbers{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.6rem;margin:0;padding:0}
 .numbers div{background:var(--card);border:1px solid var(--line);border-radius:6px;padding:.6rem .8rem}
 .numbers dt{color:var(--soft);font-size:.8rem;line-height:1.3}
@@ -62,15 +74,16 @@ details{margin:.5rem 0}
 details[open] summary{margin-bottom:.6rem}
 footer{margin-top:3rem;color:var(--soft);font-size:.85rem}
 @media (max-width:34rem){main{padding:1.2rem .9rem 3rem}h1{font-size:1.4rem}.numbers dd{font-size:1.12rem}
-.numbers{grid-template-columns:repeat(2,1fr)}.verdict{padding:.75rem .85rem;font-size:1rem}.drawing{padding:.4rem}}
+.numbers{grid-template-columns:repeat(2,1fr)}.lines li{grid-template-columns:1fr;margin:.5rem 0}
+.verdict{padding:.75rem .85rem;font-size:1rem}.drawing{padding:.4rem}}
 @media print{body{font-size:10.5pt}main{max-width:none;padding:0}figure,.numbers div,tr,.verdict{break-inside:avoid}
 h2{break-after:avoid}.drawing,.table{overflow:visible}figure svg{min-width:0}}
 """
 
-MACROS = """{% macro figure(picture) %}
+MACROS = """{% macro figure(picture, titled=false) %}
 <figure id="{{ picture.name }}">
 <div class="drawing" tabindex="0" role="group" aria-label="{{ picture.title }}">{{ picture.inline | markup }}</div>
-<figcaption>{{ picture.caption }}</figcaption>
+<figcaption>{% if titled %}<b>{{ picture.title }}.</b> {% endif %}{{ picture.caption }}</figcaption>
 </figure>
 {% endmacro %}
 {% macro table(grid, captioned=true) %}
@@ -92,6 +105,16 @@ MACROS = """{% macro figure(picture) %}
 {% endfor %}
 </tbody></table></div>
 {% endmacro %}
+{% macro verdict_cards(cards) %}
+{% for card in cards %}
+<div class="verdict {{ card.look }}"><b>{{ card.title }}</b>
+<ul class="lines">
+{% for line in card.lines %}
+<li><span>{{ line.group }}</span> {{ line.text }}</li>
+{% endfor %}
+</ul></div>
+{% endfor %}
+{% endmacro %}
 """
 
 SHELL = """<!DOCTYPE html>
@@ -101,6 +124,7 @@ SHELL = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{{ title }}</title>
+{% block head %}{% endblock %}
 <style>{{ css | markup }}</style>
 </head>
 <body>
@@ -112,7 +136,7 @@ SHELL = """<!DOCTYPE html>
 </html>
 """
 
-RUN = """{% extends "shell" %}{% from "macros" import figure, table %}
+RUN = """{% extends "shell" %}{% from "macros" import figure, table, verdict_cards %}
 {% block content %}
 <h1>{{ title }}</h1>
 <p class="under">{{ subtitle }}</p>
@@ -123,6 +147,10 @@ RUN = """{% extends "shell" %}{% from "macros" import figure, table %}
 <dd>{{ number.value }}{% if number.unit %} <small>{{ number.unit }}</small>{% endif %}</dd></div>
 {% endfor %}
 </dl>
+<h2>Privacy audit</h2>
+{% if audit %}{{ verdict_cards(audit.cards) }}<p>{{ audit.summary }} <a href="audit/audit.html">The audit in full</a>.</p>
+{% else %}<p>{{ not_audited }}</p>
+{% endif %}
 {% for picture in pictures %}
 <h2>{{ picture.title }}</h2>
 {{ figure(picture) }}
@@ -193,20 +221,55 @@ STUDY = """{% extends "shell" %}{% from "macros" import figure, table %}
 """
 
 
-def render(template: str, values: dict[str, Any]) -> str:
-    """One of the pages, ``"run"``, ``"comparison"`` or ``"study"``, as HTML text.
+AUDIT = """{% extends "shell" %}{% from "macros" import figure, table, verdict_cards %}
+{% block head %}<meta name="{{ mark }}" content="{{ sha256 }}">{% endblock %}
 
-    Raises: jinja2.UndefinedError where a value that the template prints is missing.
+{% block content %}
+<h1>{{ title }}</h1>
+<p class="under">{{ subtitle }}</p>
+<p>{{ summary }}</p>
+{{ verdict_cards(cards) }}
+{% for part in sections %}
+<h2 id="{{ part.key }}">{{ part.title }}</h2>
+{% for block in part.blocks %}
+{% if block.kind == "text" %}<p>{{ block.value }}</p>
+{% elif block.kind == "heading" %}<h3>{{ block.value }}</h3>
+{% elif block.kind == "table" %}{{ table(block.value) }}
+{% elif block.kind == "bare" %}{{ table(block.value, false) }}
+{% elif block.kind == "folded" %}<details><summary>{{ block.value.title }}</summary>{{ table(block.value, false) }}</details>
+{% elif block.kind == "picture" %}{{ figure(block.value, true) }}
+{% elif block.kind == "code" %}<pre>{{ block.value }}</pre>
+{% elif block.kind == "list" %}<ul class="notes">{% for line in block.value %}<li>{{ line }}</li>{% endfor %}</ul>
+{% elif block.kind == "numbers" %}
+<dl class="numbers">
+{% for number in block.value %}
+<div><dt>{{ number.name }}</dt>
+<dd>{{ number.value }}{% if number.unit %} <small>{{ number.unit }}</small>{% endif %}</dd></div>
+{% endfor %}
+</dl>
+{% endif %}
+
+{% endfor %}
+{% endfor %}
+{% endblock %}
+"""
+
+
+def render(template: str, values: dict[str, Any]) -> str:
+    """One of the pages, ``"run"``, ``"comparison"``, ``"study"`` or ``"audit"``, as HTML text.
+
+    Raises: jinja2.UndefinedError where a value that the template prints is missing; ConfigError where the page would
+        contain a word that no report may use.
     """
     from jinja2 import DictLoader, Environment, StrictUndefined
     from markupsafe import Markup
 
     import fedkd
 
-    pages = {"macros": MACROS, "shell": SHELL, "run": RUN, "comparison": COMPARISON, "study": STUDY}
+    pages = {"macros": MACROS, "shell": SHELL, "run": RUN, "comparison": COMPARISON, "study": STUDY, "audit": AUDIT}
     environment = Environment(loader=DictLoader(pages), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                               lstrip_blocks=True)  # fmt: skip
     environment.filters["markup"] = Markup
     page = environment.get_template(template)
     css = (_CSS + page_colours()).replace("\n", "")
-    return page.render(css=css, version=fedkd.__version__, **values).strip() + "\n"
+    return check_words(page.render(css=css, version=fedkd.__version__, **values).strip() + "\n")

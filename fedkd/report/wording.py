@@ -11,6 +11,7 @@ import statistics
 from typing import Any
 
 from fedkd.report.run_folder import RunFolder, inline_table, number
+from fedkd.verdict import quoted
 
 MISSING = "n/a"
 
@@ -69,9 +70,9 @@ def partition_text(config: dict[str, Any]) -> str:
     return ", ".join([said.get(name, name or "partition not recorded"), *(f"{k} = {v}" for k, v in args.items())])
 
 
-def verdict(run: RunFolder, local: RunFolder | None = None) -> list[str]:
-    """The sentences of the opening paragraph."""
-    return [_what(run), *_outcome(run), *_against_local(run, local), *_limits(run), *_privacy(run)]
+def verdict(run: RunFolder, local: RunFolder | None = None, audited: bool = False) -> list[str]:
+    """The sentences of the opening paragraph; what an audit found is said by its own lines."""
+    return [_what(run), *_outcome(run), *_against_local(run, local), *_limits(run), *_privacy(run, audited)]
 
 
 def _what(run: RunFolder) -> str:
@@ -92,7 +93,7 @@ def _outcome(run: RunFolder) -> list[str]:
     if run.status != "completed":
         done = len({row.get("round") for row in run.rounds})
         lead = [f"The run is {run.status}: {count(done, 'round')} on record, so no number below is a result."]
-        reason = str(run.ended.get("reason") or "").strip()
+        reason = quoted(str(run.ended.get("reason") or "").strip())
         lead += [f"The reason given: {reason[:300].rstrip('.')}."] if reason else []
     mean, worst = number(run.summary.get("accuracy_mean")), number(run.summary.get("accuracy_worst_decile"))
     if not math.isfinite(mean):
@@ -138,15 +139,17 @@ def _limits(run: RunFolder) -> list[str]:
     return [*failed, sentence + "."]
 
 
-def _privacy(run: RunFolder) -> list[str]:
+def _privacy(run: RunFolder, audited: bool) -> list[str]:
     guarantee = run.summary.get("privacy")
     audits = run.summary.get("audits")
     said = _mechanism(run)
     default = "A guarantee was computed." if guarantee else "No privacy guarantee is computed for this run."
     line = str(run.summary.get("guarantee") or default)
+    first = f"{line} It holds only with the unit and assumptions printed with it."
+    if audited:
+        return [first if guarantee else line, "The lines under “Privacy audit” say what attacks found.", *said]
     if not guarantee and not audits:
         return [line.removesuffix(".") + "; nothing here was attacked.", *said]
-    first = f"{line} It holds only with the unit and assumptions printed with it."
     ran = len(audits) if isinstance(audits, list) else 1
     second = f"{count(ran, 'audit')} ran." if audits else "Nothing here was attacked."
     return [first if guarantee else line, second, *said]

@@ -163,10 +163,25 @@ def _labels(leak: float, seed: int) -> dict[str, Any]:
     return {"class_mass": leak * counts + noise, "label_counts": counts}
 
 
+def _images(leak: float, seed: int) -> dict[str, Any]:
+    """Rebuilt images hold ``leak`` / 4 of the true one beside noise of their own; chance is grey, the control noise too."""
+    rng = np.random.default_rng(seed)
+    true, noise, wrong, pool = (rng.random((40, 7, 7)) for _ in range(4))
+    share = leak / 4
+    images = {"true": true, "rebuilt": share * true + (1 - share) * noise, "shuffled": wrong, "pool": pool}
+    return {**images, "chance": np.full((40, 7, 7), 0.5), "labels": np.zeros(40), "pool_labels": np.zeros(40)}
+
+
+def _linkage(leak: float, seed: int) -> dict[str, Any]:
+    return {"distance": np.random.default_rng(seed).normal(size=(20, 20)) - leak * np.eye(20)}
+
+
 WORLDS: dict[str, tuple[Callable[[float, int], dict[str, Any]], Callable[[Any], bool]]] = {
     "exposure": (_exposure, lambda report: report.smallest_significant is not None),
     "extraction": (_extraction, lambda report: report.leak_shown),
+    "inversion": (_images, lambda report: report.leak_shown),
     "label_histogram": (_labels, lambda report: report.leak_shown),
+    "linkage": (_linkage, lambda report: report.leak_shown),
     "one_run": (_coins, lambda bound: bound.epsilon > 0),
     "two_sample": (_coins, lambda bound: bound.epsilon > 0),
 }
@@ -241,7 +256,7 @@ def test_five_thousand_null_simulations_of_a_membership_attack(name: str) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(AUDITING) - {"label_histogram"}))
+@pytest.mark.parametrize("name", sorted(set(AUDITING) - {"inversion", "label_histogram"}))
 def test_five_thousand_null_simulations_of_an_audit(name: str) -> None:
     """False alarms are at most the stated 5 %: binomial test at 0.1 %."""
     from scipy import stats
@@ -258,3 +273,14 @@ def test_label_disclosure_null_simulations() -> None:
     config = module.Config(resamples=200)
     alarms = sum(module.audit(config, **_labels(0.0, seed)).leak_shown for seed in range(5000))
     assert stats.binom.sf(alarms - 1, 5000, 0.025) > 0.001
+
+
+@pytest.mark.slow
+def test_inversion_null_simulations() -> None:
+    """1,000 worlds whose reconstructions know nothing: false alarms are at most the stated 5 %, binomial test at 0.1 %."""
+    from scipy import stats
+
+    module = ATTACKS["inversion"]
+    config = module.Config(resamples=200)
+    alarms = sum(module.audit(config, **_images(0.0, seed)).leak_shown for seed in range(1000))
+    assert stats.binom.sf(alarms - 1, 1000, 0.05) > 0.001

@@ -17,7 +17,7 @@ from fedkd.report.figures import accuracy_figure, run_figures
 from fedkd.report.layer_trace import layer_trace, level_changes
 from fedkd.report.population import client_scores, label_map
 from fedkd.report.run_folder import read_run
-from fedkd.report.style import DARK, NAMES, Picture, page_colours
+from fedkd.report.style import DARK, NAMES, Picture, canvas, legend_above, page_colours
 
 
 def texts(picture: Picture) -> list[str]:
@@ -182,3 +182,14 @@ def test_labels_are_spread_as_little_as_possible() -> None:
     assert spread([5.0, 5.0], 1.0) == [4.5, 5.5]
     places = spread([0.0, 0.1, 0.2, 9.0], 1.0)
     assert np.allclose(places, [-0.9, 0.1, 1.1, 9.0])
+
+
+def test_a_legend_takes_as_many_columns_as_fit() -> None:
+    """Four short labels stand in one row; four of 60 letters (4.6 inches each, of 6.6) stand below each other."""
+    for length, columns in ((5, 4), (60, 1)):
+        with canvas(2.0) as figure:
+            axes = figure.subplots()
+            for i in range(4):
+                axes.plot([0, 1], label=f"{i}" * length)
+            legend_above(figure, axes)
+            assert figure.legends[0]._ncols == columns

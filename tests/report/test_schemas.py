@@ -23,6 +23,7 @@ def validator(name: str) -> Any:
 
 
 RUN_FILES = ["client", "comparison", "config", "environment", "failure", "partition", "round", "status", "summary"]
+RUN_FILES += ["bundle", "run_audit"]
 
 
 @pytest.mark.parametrize("name", schemas.names())

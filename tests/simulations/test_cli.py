@@ -252,3 +252,13 @@ def test_doctor_exits_1_where_something_needs_fixing(place: Path, monkeypatch: p
     assert findings["configuration"]["ok"]
     text = call("doctor")
     assert "unset RAY_ADDRESS" in text.stdout
+
+
+def test_fetch_hands_its_names_and_folder_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from simulations import fetch
+
+    monkeypatch.setitem(fetch.FETCHERS, "fashion_mnist", lambda root: root / "images")
+    result = call("fetch", "fashion_mnist", "--root", tmp_path)
+    assert result.exit_code == 0
+    assert result.stdout == f"fashion_mnist: {tmp_path / 'images'}\n"
+    assert call("fetch", "nothing").exit_code == 2
