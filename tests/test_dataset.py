@@ -58,7 +58,7 @@ def test_the_pinned_bytes_are_read_plain_and_packed(tmp_path: Path) -> None:
     assert file_sha256(tmp_path / "a.bin") == SPEC.sha256["a.bin"]
 
 
-@pytest.mark.parametrize("damage", [b"", b"no gzip", gzip.compress(CONTENT)[:-6]], ids=["empty", "other", "cut")
+@pytest.mark.parametrize("damage", [b"", b"no gzip", gzip.compress(CONTENT)[:-6]], ids=["empty", "other", "cut"])
 def test_a_broken_gzip_file_is_named(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "a.bin.gz").write_bytes(damage)
     with pytest.raises(DataError, match=r"a\.bin"):
