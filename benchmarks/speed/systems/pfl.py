@@ -97,6 +97,7 @@ def run(inputs: Inputs, rounds: int) -> Weights:
             local_num_epochs=meta["epochs"], local_learning_rate=meta["learning_rate"], local_batch_size=meta["batch_size"],
         ),
         callbacks=[ended],
+        send_metrics_to_platform=False,
     )  # fmt: skip
     return ended.first
 
