@@ -85,13 +85,18 @@ def message_bytes(content: RecordDict) -> int:
 
 def upload_bytes(client: int, kinds: Mapping[str, Arrays]) -> int:
     """Serialized size of a client's own upload as if it travelled alone, in bytes (0 where it sends nothing)."""
-    return _alone(_signature((f"{kind}.{client}", arrays) for kind, arrays in kinds.items()))
+    return _alone(_signature((f"{kind}.{_digits(client)}", arrays) for kind, arrays in kinds.items()))
 
 
 def broadcast_bytes(client: int, shared: Mapping[str, Arrays], own: Mapping[str, Arrays]) -> int:
     """Serialized size of what goes down to one client as if it travelled alone, in bytes (0 for nothing)."""
-    parts = (("shared", flatten(shared)), (f"own.{client}", flatten(own)))
+    parts = (("shared", flatten(shared)), (f"own.{_digits(client)}", flatten(own)))
     return _alone(_signature((name, arrays) for name, arrays in parts if arrays))
+
+
+def _digits(client: int) -> str:
+    """A name as long as the client's id: sizes do not depend on which digits it has."""
+    return "0" * len(str(client))
 
 
 def _signature(records: Iterable[tuple[str, Arrays]]) -> Signature:

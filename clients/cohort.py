@@ -14,9 +14,9 @@ from flwr.app import RecordDict
 from torch import Tensor
 
 from clients import codec
-from fedkd import faults, fixed_point, outgoing, plugins
+from fedkd import faults, outgoing, plugins
 from fedkd.errors import BudgetSpent, UploadError
-from fedkd.fixed_point import Sums
+from fedkd.fixed_point import Running
 from fedkd.prepare import Prepared
 from fedkd.setting import Setting
 from fedkd.store import ClientStore
@@ -48,7 +48,7 @@ class Reply:
     """The records of a reply, filled client by client."""
 
     content: RecordDict = field(default_factory=RecordDict)
-    sums: dict[str, Sums] = field(default_factory=dict)
+    running: Running = field(default_factory=Running)
     weight: int = 0
     summed: list[int] = field(default_factory=list)
 
@@ -68,7 +68,7 @@ class Reply:
 
     def seal(self) -> RecordDict:
         """Add the sums and return the content."""
-        for kind, total in self.sums.items():
+        for kind, total in self.running.sums.items():
             self.content[f"sum.{kind}"] = codec.to_record(total)
         if self.summed:
             self.content["sum-meta"] = codec.config_record({"clients": self.summed, "weight": self.weight})
@@ -167,10 +167,11 @@ class Worker:
         upload = Upload(client, outgoing.weight(setting, order.round, data), kinds)
         check(self.schema_of(setting, order.round), upload, self.max_bytes)
         factor = outgoing.mean_weight(setting, upload.weight)
-        encoded = {k: fixed_point.encode(v, factor) for k, v in kinds.items()} if order.reduce else {}
+        if order.reduce:
+            reply.running.check(kinds, factor)
         digest = self.store.write(client, order.round, new_state)
         if order.reduce:
-            fixed_point.add_kinds(reply.sums, encoded)
+            reply.running.add(kinds, factor)
             reply.weight += upload.weight
             reply.summed.append(client)
         else:

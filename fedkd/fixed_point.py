@@ -6,7 +6,9 @@ order (float partial sums do), so workers may pre-aggregate, and it is the form 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,8 @@ from fedkd.types import Arrays
 SCALE = 2.0**32
 _LIMIT = 2.0**30
 """Largest K_n * |w| of one client; with at most 2**31 as the sum of all, an int64 sum cannot overflow."""
+_CHUNK = 32768
+"""Numbers that are weighted, rounded and added at a time: what they need stays in the cache of a core."""
 
 Sums = dict[str, npt.NDArray[np.int64]]
 
@@ -26,13 +30,64 @@ def encode(arrays: Arrays, weight: int) -> Sums:
 
     Raises: UploadError where a weighted value is not finite or outside the range.
     """
-    out: Sums = {}
+    _largest(arrays, weight)
+    return {n: _rounded(np.asarray(v), weight) for n, v in arrays.items()}
+
+
+class Running:
+    """One worker's sums, grown in place client by client: the same integers as ``encode`` and ``add``, without their copies."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Sums] = {}
+        self._reached: dict[str, int] = {}
+
+    def check(self, kinds: Mapping[str, Arrays], weight: int) -> None:
+        """Raises: UploadError where ``add`` would refuse a value for its range alone."""
+        for arrays in kinds.values():
+            _largest(arrays, weight)
+
+    def add(self, kinds: Mapping[str, Arrays], weight: int) -> None:
+        """Add one client's weighted arrays, all kinds or none.
+
+        Raises: UploadError as ``encode`` and ``add`` do.
+        """
+        reached: dict[str, int] = {}
+        for kind, arrays in kinds.items():
+            _fits(self.sums.get(kind, {}), arrays)
+            reached[kind] = self._reached.get(kind, 0) + math.ceil(_largest(arrays, weight) * SCALE)
+        if max(reached.values(), default=0) >= 2**63:  # perhaps: no bound on the largest number rules it out
+            parts = {kind: encode(arrays, weight) for kind, arrays in kinds.items()}
+            add_kinds(self.sums, parts)
+        else:
+            for kind, arrays in kinds.items():
+                total = self.sums.setdefault(kind, {n: np.zeros(np.shape(v), np.int64) for n, v in arrays.items()})
+                for name, value in arrays.items():
+                    _add_into(total[name], np.asarray(value), weight)
+        self._reached.update(reached)
+
+
+def _largest(arrays: Arrays, weight: int) -> float:
+    """The largest weighted |value|. Raises: UploadError where one is not finite or outside the range."""
+    most = 0.0
     for name, value in arrays.items():
-        scaled = np.asarray(value, dtype=np.float64) * weight
-        if not np.all(np.abs(scaled) <= _LIMIT):
-            raise UploadError(f"{name}: a weighted value is not finite or above 2**30")
-        out[name] = np.rint(scaled * SCALE).astype(np.int64)
-    return out
+        if value.size:
+            high, low = float(value.max()) * weight, float(value.min()) * weight
+            if not (high <= _LIMIT and low >= -_LIMIT):
+                raise UploadError(f"{name}: a weighted value is not finite or above 2**30")
+            most = max(most, high, -low)
+    return most
+
+
+def _rounded(value: npt.NDArray[Any], weight: int) -> npt.NDArray[np.int64]:
+    # A power of two scales exactly, so this is rint((value * weight) * 2**32).
+    scaled = np.multiply(value, weight * SCALE, dtype=np.float64)
+    return np.asarray(np.rint(scaled).astype(np.int64))
+
+
+def _add_into(total: npt.NDArray[np.int64], value: npt.NDArray[Any], weight: int) -> None:
+    into, flat = total.reshape(-1), value.reshape(-1)
+    for start in range(0, flat.size, _CHUNK):
+        into[start : start + _CHUNK] += _rounded(flat[start : start + _CHUNK], weight)
 
 
 def add(total: Sums, part: Sums) -> None:
@@ -51,18 +106,23 @@ def add_kinds(totals: dict[str, Sums], parts: Mapping[str, Sums]) -> None:
 def _added(total: Sums, part: Sums) -> Sums:
     if not total:
         return {n: v.copy() for n, v in part.items()}
-    if total.keys() != part.keys():
-        raise UploadError("sums hold different names")
+    _fits(total, part)
     out: Sums = {}
     for name, value in part.items():
         before = total[name]
-        if before.shape != value.shape:
-            raise UploadError(f"{name}: shape {value.shape} does not fit {before.shape}")
         out[name] = np.asarray(before + value)
         # a wrapped int64 sum has the sign that neither part has
         if np.any(((before ^ out[name]) & (value ^ out[name])) < 0):
             raise UploadError(f"{name}: the sum leaves the range of int64 fixed point")
     return out
+
+
+def _fits(total: Sums, part: Arrays) -> None:
+    if total and total.keys() != part.keys():
+        raise UploadError("sums hold different names")
+    for name, before in total.items():
+        if before.shape != part[name].shape:
+            raise UploadError(f"{name}: shape {part[name].shape} does not fit {before.shape}")
 
 
 def decode(total: Sums, weight: int, dtypes: dict[str, np.dtype[np.generic]] | None = None) -> Arrays:
@@ -85,7 +145,7 @@ def mean(parts: Iterable[tuple[Arrays, int]], cohort: int) -> Arrays:
         raise ValueError("a mean needs at least one upload with weight")
     if cohort == 1 and len(pairs) == 1:
         return {n: v.copy() for n, v in pairs[0][0].items()}
-    total: Sums = {}
+    running = Running()
     for arrays, weight in pairs:
-        add(total, encode(arrays, weight))
-    return decode(total, sum(w for _, w in pairs), {n: v.dtype for n, v in pairs[0][0].items()})
+        running.add({"mean": arrays}, weight)
+    return decode(running.sums["mean"], sum(w for _, w in pairs), {n: v.dtype for n, v in pairs[0][0].items()})

@@ -7,7 +7,7 @@ counts as block L+1 for averaging, never for knowledge (FedD2S, arXiv 2402.10846
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -21,20 +21,53 @@ from fedkd.types import Arrays
 Params = Mapping[str, Tensor]
 
 
-class _CutForward(nn.Module):
-    """Runs the blocks in order and also returns the outputs of the blocks in ``cuts``."""
+Step = Callable[[Params, Tensor], Tensor]
+"""One layer as a function of all parameters and its input."""
 
-    def __init__(self, blocks: nn.Sequential) -> None:
-        super().__init__()
-        self.blocks = blocks
 
-    def forward(self, x: Tensor, cuts: tuple[int, ...]) -> tuple[dict[int, Tensor], Tensor]:
-        z: dict[int, Tensor] = {}
-        for position, block in enumerate(self.blocks, start=1):
-            x = block(x)
-            if position in cuts:
-                z[position] = x
-        return z, x
+def _plain(layer: nn.Module, prefix: str) -> Step | None:
+    """The frequent layers as calls of their functions: a module call costs as much as a small layer's arithmetic."""
+    weight, bias = f"{prefix}.weight", f"{prefix}.bias"
+    if type(layer) is nn.Linear and layer.bias is not None:
+        return lambda p, x: F.linear(x, p[weight], p[bias])
+    if type(layer) is nn.Conv2d and layer.bias is not None and layer.padding_mode == "zeros":
+        how = (layer.stride, layer.padding, layer.dilation, layer.groups)
+        return lambda p, x: F.conv2d(x, p[weight], p[bias], *how)
+    if type(layer) is nn.MaxPool2d and not layer.return_indices:
+        window = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode)
+        return lambda p, x: torch.max_pool2d(x, *window)
+    if type(layer) is nn.ReLU and not layer.inplace:
+        return lambda p, x: torch.relu(x)
+    if type(layer) is nn.Flatten:
+        start, end = layer.start_dim, layer.end_dim
+        return lambda p, x: x.flatten(start, end)
+    return None
+
+
+def _as_module(layer: nn.Module, prefix: str) -> Step:
+    """Any layer. Its parameters are put where it looks for them: ``torch.func.functional_call`` does the same at ten times
+    the cost for nets this small."""
+    slots: list[tuple[MutableMapping[str, Any], str, str]] = [
+        (store, short, f"{prefix}.{path}.{short}" if path else f"{prefix}.{short}")
+        for path, inner in layer.named_modules()
+        for store in (inner._parameters, inner._buffers)
+        for short, value in store.items()
+        if value is not None
+    ]
+
+    def step(params: Params, x: Tensor) -> Tensor:
+        for owner, short, name in slots:
+            owner[short] = params[name]
+        out: Tensor = layer(x)
+        return out
+
+    return step
+
+
+def _steps(layer: nn.Module, prefix: str) -> list[Step]:
+    if type(layer) is nn.Sequential:
+        return [step for name, child in layer.named_children() for step in _steps(child, f"{prefix}.{name}")]
+    return [_plain(layer, prefix) or _as_module(layer, prefix)]
 
 
 class LayeredModel:
@@ -51,19 +84,11 @@ class LayeredModel:
         self.shape, self.classes = shape, classes
         self.blocks = len(names) - 1
         self._fresh = module
-        self._wrapped = _CutForward(copy.deepcopy(module))
+        self._module = copy.deepcopy(module)
+        self._blocks = [_steps(child, name) for name, child in self._module.named_children()]
         self.names_of_block = [[f"{child}.{n}" for n in module.get_submodule(child).state_dict()] for child in names]
         self.parameter_names = tuple(n for n, _ in module.named_parameters())
         self.names = tuple(n for block in self.names_of_block for n in block)
-        # Parameters are put where the layers look for them: torch.func.functional_call does the same at ten times the cost
-        # for nets this small.
-        self._slots: list[tuple[MutableMapping[str, Any], str, str]] = [
-            (store, short, f"{prefix}.{short}")
-            for prefix, layer in self._wrapped.blocks.named_modules()
-            for store in (layer._parameters, layer._buffers)
-            for short, value in store.items()
-            if value is not None
-        ]
         self.has_batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
         self.cut_shapes = self._dry_run()
 
@@ -75,12 +100,15 @@ class LayeredModel:
         self, params: Params, x: Tensor, cuts: tuple[int, ...] = (), train: bool = False
     ) -> tuple[dict[int, Tensor], Tensor]:
         """({cut: z}, logits [B, C]) with the given parameters; ``params`` may hold more names than needed."""
-        if self._wrapped.training != train:
-            self._wrapped.train(train)
-        for owner, short, name in self._slots:
-            owner[short] = params[name]
-        z, logits = self._wrapped(x, cuts)
-        return z, logits
+        if self._module.training != train:
+            self._module.train(train)
+        z: dict[int, Tensor] = {}
+        for position, steps in enumerate(self._blocks, start=1):
+            for step in steps:
+                x = step(params, x)
+            if position in cuts:
+                z[position] = x
+        return z, x
 
     def initial(self, key: int) -> Arrays:
         """Fresh parameters and buffers drawn under ``key`` with each layer's own initialisation."""

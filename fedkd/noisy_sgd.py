@@ -90,11 +90,10 @@ def train(job: Job, steps: NoisySteps) -> dict[str, Tensor]:
     flat = FlatVector({n: job.params[n] for n in job.trainable}, job.x.device)
     views = {n: v.detach() for n, v in flat.views.items()}
     gradients = per_sample(job)
-    velocity: Tensor | None = None
     for step in range(steps.steps):
         rows = batch(steps, step, len(job.y))
         _write_gradient(flat, views, gradients, torch.from_numpy(rows).to(job.x.device), steps, step, job.trace)
-        velocity = descend(flat, velocity, job)
+        descend(flat, job, first=step == 0)
     fixed = {n: v.clone() for n, v in job.params.items() if n not in views}
     return {**fixed, **views}
 

@@ -4,7 +4,7 @@ Whoever starts a run calls ``prepare``; clients call ``open_data`` and memory-ma
 the data set's library or flwr-datasets. Files: ``x.npy``, ``y.npy`` (a sample's id is its row number), ``rows.npy``
 (its row in the data set), ``{train,val,test,extra}.npy`` with ``*_offsets.npy``, ``histogram.npy``, ``holdout.npy``,
 ``canaries.npz``, ``public.npy`` where there are public transfer rows, ``meta.json``. A generating data set has ``sizes.npy``
-and ``meta.json`` only.
+and ``meta.json``; where its rows are few they are made once and stored too, with ``starts.npy``, so that no round makes them again.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ from fedkd.types import Array, ClientData, Split
 
 FORMAT = 2
 """Version of the folder's layout and of every draw that fills it; part of the hash."""
+
+STORED = 1 << 12, 1 << 30
+"""A generating data set of up to this many clients and bytes of rows is stored; a larger one is made client by client."""
 
 SMALL = 1 << 18
 """Files up to this many bytes are hashed at every opening; of larger ones the size is checked."""
@@ -132,15 +135,22 @@ class Prepared:
         if not 0 <= n < self.num_clients:
             raise ConfigError(f"client {n} does not exist; this data has clients 0 to {self.num_clients - 1}")
         if "stride" in self.meta:
-            table, seed = self._table(n), int(self.meta["seed"])
-            lists = split(table.y, np.arange(len(table)), seed, n)
-            x, y, first = table.x, table.y, n * int(self.meta["stride"])
+            first = n * int(self.meta["stride"])
+            if "starts" in self.arrays:
+                rows = slice(*self.arrays["starts"][n : n + 2])
+                x, y, lists = self.arrays["x"][rows], self.arrays["y"][rows], self._lists(n, ("train", "val", "test"))
+            else:
+                table = self._table(n)
+                x, y, lists = table.x, table.y, split(table.y, np.arange(len(table)), int(self.meta["seed"]), n)
         else:
-            own = {p: self.arrays[p][slice(*self.arrays[f"{p}_offsets"][n : n + 2])] for p in PARTS}
+            own = dict(zip(PARTS, self._lists(n, PARTS), strict=True))
             lists = own["train"], own["val"], np.sort(np.concatenate([own["test"], own["extra"]]))
             x, y, first = self.arrays["x"], self.arrays["y"], 0
         parts = [Split(np.asarray(x[i]), np.asarray(y[i]), (i + first).astype(np.int32)) for i in lists]
         return ClientData(n, parts[0], parts[1], parts[2], self.public)
+
+    def _lists(self, n: int, parts: tuple[str, ...]) -> tuple[Array, ...]:
+        return tuple(self.arrays[p][slice(*self.arrays[f"{p}_offsets"][n : n + 2])] for p in parts)
 
     @cached_property
     def public(self) -> Split | None:
@@ -245,7 +255,7 @@ def _stored(e: Experiment, spec: Spec, table: Table) -> tuple[dict[str, Any], di
     arrays: dict[str, Any] = {"x.npy": x, "y.npy": labels[used], "rows.npy": used.astype(np.int32)}
     for part, lists in allocation.parts.items():
         arrays[f"{part}.npy"] = place[np.concatenate(lists)]
-        arrays[f"{part}_offsets.npy"] = np.concatenate([[0], np.cumsum([len(rows) for rows in lists])]).astype(np.int64)
+        arrays[f"{part}_offsets.npy"] = _offsets([len(rows) for rows in lists])
     held = [allocation.held(n) for n in range(e.num_clients)]
     arrays["histogram.npy"] = np.array([np.bincount(labels[rows], minlength=spec.classes) for rows in held])
     arrays["holdout.npy"] = place[allocation.holdout]
@@ -309,7 +319,28 @@ def _generated(e: Experiment, module: ModuleType, config: Any) -> tuple[dict[str
         raise ConfigError(f"num-clients = {e.num_clients} clients of up to {stride} samples exceed int32 sample ids")
     sizes = np.array([split_sizes(int(n))[0] for n in totals], dtype=np.int64)
     facts = {"stride": stride, "counts": {"available": int(totals.sum()), "train": int(sizes.sum())}}
-    return {"sizes.npy": sizes}, facts
+    row = int(np.prod(module.spec(config).shape)) * 4
+    few = len(totals) <= STORED[0] and int(totals.sum()) * row <= STORED[1]
+    return {"sizes.npy": sizes, **(_made(e, module, config) if few else {})}, facts
+
+
+def _made(e: Experiment, module: ModuleType, config: Any) -> dict[str, Any]:
+    """The rows of every client, one after the other, and its lists by place among its own rows."""
+    tables = [module.generate(config, e.seed, n) for n in range(e.num_clients)]
+    lists = [split(t.y, np.arange(len(t)), e.seed, n) for n, t in enumerate(tables)]
+    arrays: dict[str, Any] = {
+        "x.npy": np.concatenate([t.x for t in tables]),
+        "y.npy": np.concatenate([t.y for t in tables]),
+        "starts.npy": _offsets([len(t) for t in tables]),
+    }
+    for position, part in enumerate(("train", "val", "test")):
+        rows = [own[position].astype(np.int32) for own in lists]
+        arrays[f"{part}.npy"], arrays[f"{part}_offsets.npy"] = np.concatenate(rows), _offsets([len(r) for r in rows])
+    return arrays
+
+
+def _offsets(lengths: list[int]) -> Array:  # [N] -> [N + 1] int64
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def _check_table(spec: Spec, table: Table) -> None:

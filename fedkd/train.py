@@ -18,6 +18,9 @@ from fedkd.types import Arrays, Split
 CHUNK = 1024
 """Rows per evaluation batch: fixed, because the bits of a row depend on the batch's row count."""
 
+BLOCK = 1 << 15
+"""Numbers of a flat vector that one step updates at a time: value, gradient and momentum of a block fit a core's cache."""
+
 BatchLoss = Callable[[Params, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
 """(params, x [B, ...], y [B], targets) -> per-sample terms [B]; pure and vmap-able."""
 
@@ -79,58 +82,87 @@ class FlatVector:
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
-        spans: list[tuple[str, int, Tensor]] = []
+        self.spans: dict[str, tuple[int, int, torch.Size]] = {}
         size = 0
         for name, value in tensors.items():
-            spans.append((name, size, value))
+            self.spans[name] = (size, value.numel(), value.shape)
             size += -(-value.numel() // 16) * 16
         self.values = torch.zeros(-(-size // 64) * 64, device=device)
-        self.grads = torch.zeros_like(self.values)
-        self.views: dict[str, Tensor] = {}
-        for name, start, value in spans:
-            view = self.values[start : start + value.numel()].view(value.shape)
+        self.grads, self.velocity = torch.zeros_like(self.values), torch.zeros_like(self.values)
+        self.views = {n: v.requires_grad_(True) for n, v in self._views(self.values).items()}
+        self.slots = list(self._views(self.grads).values())
+        for leaf, slot in zip(self.views.values(), self.slots, strict=True):
+            leaf.grad = slot
+        parts = (self.values, self.grads, self.velocity)
+        self.blocks = list(zip(*(part.split(BLOCK) for part in parts), strict=True))
+        self.load(tensors)
+
+    def _views(self, flat: Tensor) -> dict[str, Tensor]:
+        return {n: flat[start : start + size].view(shape) for n, (start, size, shape) in self.spans.items()}
+
+    def fits(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether ``load`` takes these: the same names and shapes in the same order, on the same device."""
+        return list(self.spans) == list(tensors) and all(
+            v.shape == self.spans[n][2] and v.device == self.values.device for n, v in tensors.items()
+        )
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy in; what lies between the tensors stays zero."""
+        for view, value in zip(self.views.values(), tensors.values(), strict=True):
             view.copy_(value)
-            leaf = view.detach().requires_grad_(True)
-            leaf.grad = self.grads[start : start + value.numel()].view(value.shape)
-            self.views[name] = leaf
+
+    def copy(self) -> dict[str, Tensor]:
+        """The tensors as views of a vector of their own."""
+        return self._views(self.values.clone())
 
 
 @torch.no_grad()
-def descend(flat: FlatVector, velocity: Tensor | None, job: Job) -> Tensor | None:
-    """One update by the gradient in ``flat.grads``, weight decay first; returns the momentum buffer (None without momentum)."""
-    if job.weight_decay:
-        flat.grads.add_(flat.values, alpha=job.weight_decay)
-    if job.momentum and velocity is None:
-        velocity = flat.grads.clone()
-    elif velocity is not None:
-        velocity.mul_(job.momentum).add_(flat.grads)
-    flat.values.add_(flat.grads if velocity is None else velocity, alpha=-job.learning_rate)
-    return velocity
+def descend(flat: FlatVector, job: Job, first: bool) -> None:
+    """One update by the gradient in ``flat.grads``, weight decay first, block by block: what a block needs stays in the cache."""
+    for values, grads, velocity in flat.blocks:
+        if job.weight_decay:
+            grads.add_(values, alpha=job.weight_decay)
+        if not job.momentum:
+            values.add_(grads, alpha=-job.learning_rate)
+            continue
+        if first:
+            velocity.copy_(grads)
+        else:
+            velocity.mul_(job.momentum).add_(grads)
+        values.add_(velocity, alpha=-job.learning_rate)
 
 
-def sgd(job: Job) -> dict[str, Tensor]:
+def sgd(job: Job, flat: FlatVector | None = None) -> dict[str, Tensor]:
     """Train a copy of the job's parameters by SGD with momentum (fresh buffer) and return it, detached.
 
     A step averages the per-sample terms over the rows of the batch; without rows there is no step. The same update as
     ``torch.optim.SGD``, written on a flat vector. A job with noisy steps takes those instead.
+
+    Args:
+        flat: a vector that fits the job's trainable parameters, for its buffers; what is in it is overwritten.
     """
     if job.noisy is not None:
         from fedkd import noisy_sgd
 
         return noisy_sgd.train(job, job.noisy)
-    flat = FlatVector({n: job.params[n] for n in job.trainable}, job.x.device)
-    trained = set(job.trainable)
-    params: dict[str, Tensor] = {n: v.clone() for n, v in job.params.items() if n not in trained}
-    params.update(flat.views)
-    velocity: Tensor | None = None
+    trainable = {n: job.params[n] for n in job.trainable}
+    if flat is None:
+        flat = FlatVector(trainable, job.x.device)
+    else:
+        flat.load(trainable)
+    params: dict[str, Tensor] = {n: flat.views[n] if n in flat.views else v.clone() for n, v in job.params.items()}
+    leaves, first = list(flat.views.values()), True
     order = torch.from_numpy(job.order).to(job.x.device)
     for epoch in range(job.epochs if len(job.y) else 0):
         for rows in order[epoch][order[epoch] >= 0].split(job.batch_size):
-            flat.grads.zero_()
-            targets = {n: t[rows] for n, t in job.targets.items()}
-            job.loss(params, job.x[rows], job.y[rows], targets).mean().backward()
-            velocity = descend(flat, velocity, job)
-    return {n: v.detach() for n, v in params.items()}
+            targets = {n: t.index_select(0, rows) for n, t in job.targets.items()}
+            loss = job.loss(params, job.x.index_select(0, rows), job.y.index_select(0, rows), targets).mean()
+            torch._foreach_copy_(flat.slots, torch.autograd.grad(loss, leaves, materialize_grads=True))
+            descend(flat, job, first)
+            first = False
+    trained = flat.copy()
+    return {n: trained[n] if n in trained else v for n, v in params.items()}
 
 
 class Adam:

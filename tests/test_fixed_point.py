@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fedkd.errors import UploadError
-from fedkd.fixed_point import SCALE, Sums, add, decode, encode, mean
+from fedkd.fixed_point import _CHUNK as CHUNK
+from fedkd.fixed_point import SCALE, Running, Sums, add, decode, encode, mean
 
 FLOATS = st.floats(-1000, 1000, width=32)
 
@@ -128,3 +129,44 @@ def test_adding_changes_the_total_alone() -> None:
     sums = total([first, second])
     assert sums["w"].tolist() == [2, 2]
     assert first["w"].tolist() == second["w"].tolist() == [1, 1]
+
+
+# ----- sums that grow in place ------------------------------------------------------------------------------------------
+@given(data=st.data(), clients=st.integers(1, 5), size=st.sampled_from([0, 1, 5, CHUNK - 1, CHUNK, 2 * CHUNK + 3]))
+def test_running_sums_are_the_encoded_parts_added(data: st.DataObject, clients: int, size: int) -> None:
+    """Two kinds, several arrays and a scalar; the oracle is numpy's own rint on whole arrays, summed by Python's integers."""
+    stream = np.random.Generator(np.random.PCG64(data.draw(st.integers(0, 99))))
+    running, expected = Running(), {"a": np.zeros(size, np.int64), "b": np.zeros((), np.int64)}
+    for _ in range(clients):
+        weight = int(stream.integers(1, 500))
+        a, b = stream.standard_normal(size).astype(np.float32) * 100, np.array(stream.integers(0, 9))
+        running.add({"x": {"a": a, "b": b}, "y": {"a": a[::-1]}}, weight)
+        for name, value in (("a", a), ("b", b)):
+            expected[name] = expected[name] + np.rint(value.astype(np.float64) * weight * SCALE).astype(np.int64)
+    assert {n: v.tobytes() for n, v in running.sums["x"].items()} == {n: v.tobytes() for n, v in expected.items()}
+    assert running.sums["y"]["a"].tobytes() == expected["a"][::-1].tobytes()
+    assert running.sums["x"]["b"].shape == ()
+
+
+@pytest.mark.parametrize("bad", [{"x": {"w": np.full(3, 2.0**20), "v": np.zeros(1)}}, {"x": {"w": np.zeros(4)}},
+                                 {"x": {"w": np.array([0, np.nan, 0])}}, {"x": {"w": np.array([0, 0, -(2.0**20)])}}])  # fmt: skip
+def test_running_sums_take_all_kinds_or_none(bad: dict[str, Any]) -> None:
+    running = Running()
+    running.add({"k": {"w": np.ones(2)}, "x": {"w": np.ones(3)}}, 2)
+    with pytest.raises(UploadError):
+        running.add({"k": {"w": np.ones(2)}, **bad}, 2048)
+    assert running.sums["k"]["w"].tolist() == [2 * SCALE] * 2
+    assert running.sums["x"]["w"].tolist() == [2 * SCALE] * 3
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_running_sums_refuse_what_leaves_int64_and_only_that(sign: int) -> None:
+    """Two of 2**62 are one too many above zero and just fit below it; the bound that spares the check must not refuse them."""
+    running, part = Running(), {"k": {"w": np.array([sign * 2.0**30], np.float32)}}
+    for _ in range(1 if sign > 0 else 2):
+        running.add(part, 1)
+    with pytest.raises(UploadError, match="leaves the range"):
+        running.add(part, 1)
+    assert int(running.sums["k"]["w"][0]) == (2**62 if sign > 0 else -(2**63))
+    running.add({"k": {"w": np.array([-sign * 2.0**30], np.float32)}}, 1)
+    assert int(running.sums["k"]["w"][0]) == (0 if sign > 0 else -(2**62))

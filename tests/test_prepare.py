@@ -209,7 +209,7 @@ def test_opening_and_reading_are_quick(folder: Path) -> None:
 def test_generated_clients_hold_what_the_generator_makes(tmp_path: Path) -> None:
     e = Experiment(data_name="synthetic", data_args="size_skew = 1.0, classes = 4", num_clients=30, seed=2)
     path = prepare(e, tmp_path)
-    assert sorted(p.name for p in path.iterdir()) == ["meta.json", "sizes.npy"]
+    assert {"meta.json", "sizes.npy", "starts.npy"} <= {p.name for p in path.iterdir()}
     data, config = open_data(path), synthetic.Config(size_skew=1.0, classes=4)
     ids: list[int] = []
     for n in (0, 1, 17, 29):
@@ -223,6 +223,24 @@ def test_generated_clients_hold_what_the_generator_makes(tmp_path: Path) -> None
         assert client.num_examples == data.sizes[n]
         assert data.histogram[n].tolist() == np.bincount(table.y, minlength=4).tolist()
     assert len(set(ids)) == len(ids)
+
+
+def test_stored_rows_are_the_generated_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small generating set is written once; without its files (a large one) every client, id and label is the same."""
+    e = Experiment(data_name="synthetic", data_args="size_skew = 1.0, classes = 4", num_clients=9, seed=3, public_samples=5)
+    stored = open_data(prepare(e, tmp_path / "a"))
+    monkeypatch.setattr("fedkd.prepare.STORED", (8, 1 << 30))
+    made = open_data(prepare(e, tmp_path / "b"))
+    monkeypatch.setattr("fedkd.prepare.STORED", (1 << 12, int(stored.arrays["x"].nbytes) - 1))
+    assert set(open_data(prepare(e, tmp_path / "c")).arrays) == set(made.arrays) == {"sizes"}
+    assert isinstance(stored.arrays["x"], np.memmap)
+    for n in range(9):
+        for part in ("train", "val", "test", "public"):
+            one, other = getattr(stored.client(n), part), getattr(made.client(n), part)
+            for a, b in ((one.x, other.x), (one.y, other.y), (one.ids, other.ids)):
+                assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
+    assert np.array_equal(stored.histogram, made.histogram)
+
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor
 
-from fedkd.train import Job, sgd
+from fedkd.train import FlatVector, Job, sgd
 
 
 def run(jobs: Iterable[Job]) -> Iterator[tuple[Job, dict[str, Tensor] | Exception]]:
@@ -14,8 +14,13 @@ def run(jobs: Iterable[Job]) -> Iterator[tuple[Job, dict[str, Tensor] | Exceptio
 
     A job that raises is yielded with its exception: one client's failure does not end its cohort.
     """
+    flat: FlatVector | None = None
     for job in jobs:
         try:
-            yield job, sgd(job)
+            if job.noisy is None:
+                trainable = {n: job.params[n] for n in job.trainable}
+                if flat is None or not flat.fits(trainable):
+                    flat = FlatVector(trainable, job.x.device)
+            yield job, sgd(job, flat)
         except Exception as error:
             yield job, error
