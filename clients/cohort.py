@@ -14,7 +14,7 @@ from flwr.app import RecordDict
 from torch import Tensor
 
 from clients import codec
-from fedkd import faults, outgoing, plugins
+from fedkd import faults, outgoing
 from fedkd.errors import BudgetSpent, UploadError
 from fedkd.fixed_point import Running
 from fedkd.prepare import Prepared
@@ -80,7 +80,7 @@ class Worker:
 
     def __init__(self, setting: Setting, data: Prepared, store: ClientStore) -> None:
         self.setting, self.data, self.store = setting, data, store
-        self.executor = plugins.find("executors", setting.experiment.executor_name)
+        self.executor = setting.executor
         self.max_bytes = setting.experiment.max_upload_mb * 2**20
         self.schema_of = setting.module.schema
 

@@ -83,8 +83,8 @@ class Experiment:
     """how likely a label is private, for mechanisms that ask (a file of fedkd/sensitivity that reads arrays)"""
     sensitivity_args: str = ""
     """its Config"""
-    executor_name: str = "loop"
-    """how one worker trains its cohort (a file of fedkd/executors)"""
+    executor_name: str = "auto"
+    """how one worker trains its cohort (a file of fedkd/executors); "auto" = loop on CPU, stacked on a GPU where it can"""
     data_name: str = "digits"
     """a file of fedkd/data"""
     data_args: str = ""
@@ -211,6 +211,9 @@ LATER = {
 }  # fmt: skip
 """Keys that older runs do not have, with their defaults: at these they are left out, so that old hashes stay as they are."""
 
+AUTO = "auto"
+"""The executor that fits the device. On CPU that is ``loop``, and both names have one hash."""
+
 ONE_START = frozenset(["num-nodes", "workers", "cpus-per-worker", "gpus-per-worker", "node-wait-s", "seeds", "variants"])
 """Keys that one start of Flower and Ray fixes: no variant may change them."""
 
@@ -252,7 +255,10 @@ def key_of(field_name: str) -> str:
 
 def determining(values: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a flat run config that determine its result: what the hash covers."""
-    return {k: v for k, v in values.items() if k not in NOT_IN_HASH and not (k in LATER and v == LATER[k])}
+    kept = {k: v for k, v in values.items() if k not in NOT_IN_HASH and not (k in LATER and v == LATER[k])}
+    if kept.get("executor.name") == AUTO and kept.get("device") != "cuda":
+        kept["executor.name"] = "loop"
+    return kept
 
 
 def digest8(values: Mapping[str, Any]) -> str:

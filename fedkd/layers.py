@@ -31,8 +31,9 @@ def _plain(layer: nn.Module, prefix: str) -> Step | None:
     if type(layer) is nn.Linear and layer.bias is not None:
         return lambda p, x: F.linear(x, p[weight], p[bias])
     if type(layer) is nn.Conv2d and layer.bias is not None and layer.padding_mode == "zeros":
-        how = (layer.stride, layer.padding, layer.dilation, layer.groups)
-        return lambda p, x: F.conv2d(x, p[weight], p[bias], *how)
+        stride, padding, dilation, groups = layer.stride, layer.padding, layer.dilation, layer.groups
+        if not isinstance(padding, str):
+            return lambda p, x: F.conv2d(x, p[weight], p[bias], stride, padding, dilation, groups)
     if type(layer) is nn.MaxPool2d and not layer.return_indices:
         window = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode)
         return lambda p, x: torch.max_pool2d(x, *window)

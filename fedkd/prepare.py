@@ -4,7 +4,7 @@ Whoever starts a run calls ``prepare``; clients call ``open_data`` and memory-ma
 the data set's library or flwr-datasets. Files: ``x.npy``, ``y.npy`` (a sample's id is its row number), ``rows.npy``
 (its row in the data set), ``{train,val,test,extra}.npy`` with ``*_offsets.npy``, ``histogram.npy``, ``holdout.npy``,
 ``canaries.npz``, ``public.npy`` where there are public transfer rows, ``meta.json``. A generating data set has ``sizes.npy``
-and ``meta.json``; where its rows are few they are made once and stored too, with ``starts.npy``, so that no round makes them again.
+and ``meta.json``; where its rows are few they are made once and stored too, with ``starts.npy``.
 """
 
 from __future__ import annotations
@@ -200,7 +200,8 @@ def open_data(path: Path) -> Prepared:
         if pin["bytes"] <= SMALL and file_sha256(file) != pin["sha256"]:
             raise DataError(f"{file} does not match its sha256; {redo}")
         if file.suffix == ".npy":
-            arrays[file.stem] = np.load(file, mmap_mode="r", allow_pickle=False)
+            # still mapped; the class np.memmap would make each of a round's many slices an object of its own bookkeeping
+            arrays[file.stem] = np.load(file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     return Prepared(path, meta, arrays)
 
 

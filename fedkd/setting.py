@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fedkd import plugins, rng
-from fedkd.config import Experiment, parse_args, parse_table
+from fedkd.config import AUTO, Experiment, parse_args, parse_table
 from fedkd.errors import ConfigError
 from fedkd.layers import LayeredModel
 from fedkd.types import Arrays
@@ -52,6 +53,12 @@ class Setting:
     sensitivity: Plugin
     """how likely a label is private, for mechanisms that ask"""
     device: torch.device
+
+    @property
+    def executor(self) -> ModuleType:
+        """How one worker trains its cohort: the plug-in that ``executor.name`` names or, for "auto", fits the device."""
+        name = self.experiment.executor_name
+        return _automatic(self) if name == AUTO else plugins.find("executors", name)
 
     @property
     def seed(self) -> int:
@@ -94,6 +101,17 @@ class Setting:
 
 
 @lru_cache(maxsize=16)
+def _automatic(setting: Setting) -> ModuleType:
+    """``stacked`` on a GPU where it can run the setting, else ``loop``."""
+    if setting.device.type == "cuda":
+        stacked = plugins.find("executors", "stacked")
+        with contextlib.suppress(ConfigError):
+            stacked.check(setting)
+            return stacked
+    return plugins.find("executors", "loop")
+
+
+@lru_cache(maxsize=16)
 def _initial_cached(model: LayeredModel, key: int) -> Arrays:
     return model.initial(key)
 
@@ -120,7 +138,6 @@ def build(experiment: Experiment, shape: tuple[int, ...], classes: int) -> Setti
     """
     module = plugins.find("methods", experiment.method_name)
     method = parse_args(experiment.method_args, module.Config, "method.args")
-    plugins.find("executors", experiment.executor_name)
     model = build_model(experiment, shape, classes)
     mechanisms = _mechanisms(experiment)
     setting = Setting(
@@ -141,6 +158,8 @@ def build(experiment: Experiment, shape: tuple[int, ...], classes: int) -> Setti
     from fedkd import outgoing  # it knows settings, and what several mechanisms may not do together
 
     outgoing.check(setting)
+    if experiment.executor_name != AUTO and hasattr(setting.executor, "check"):
+        setting.executor.check(setting)
     return setting
 
 

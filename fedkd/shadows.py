@@ -128,7 +128,7 @@ class Trainer:
             raise ConfigError(f"pool + transfer + test = {needed}, but {experiment.data_name} has {len(table)} rows")
         rows = rng.experiment(experiment.seed, "shadow pool").permutation(len(table))[:needed]
         self.setting = settings.build(experiment, spec.shape, spec.classes)
-        self.executor = plugins.find("executors", experiment.executor_name)
+        self.executor = self.setting.executor
         self._rows = np.split(rows, np.cumsum([plan.pool, plan.transfer]))
         self._table = table
 

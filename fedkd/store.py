@@ -42,8 +42,11 @@ def digest(arrays: Arrays) -> str:
     return h.hexdigest()
 
 
-def write_atomic(path: Path, content: bytes, *, fault: tuple[str, int, int] | None = None) -> None:
-    """Temporary file, fsync, rename, fsync of the folder. Raises: OSError (disk full, read-only folder)."""
+def write_atomic(path: Path, content: bytes, *, fault: tuple[str, int, int] | None = None, sync_parent: bool = True) -> None:
+    """Temporary file, fsync, rename, fsync of the folder (unless the caller does that).
+
+    Raises: OSError (disk full, read-only folder).
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -59,15 +62,8 @@ def write_atomic(path: Path, content: bytes, *, fault: tuple[str, int, int] | No
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    """A file in a folder that nobody reads before it is renamed: no temporary name, and one fsync of the folder for all."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    if sync_parent:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -181,10 +177,13 @@ def write_commit(checkpoints: Path, commit: Commit) -> None:
     maps = {"versions": commit.versions, "last": commit.last, "digests": commit.digests}
     meta: dict[str, Any] = {"schema": 1, "round": commit.round, "offsets": commit.offsets, "counters": commit.counters}
     meta["pending"] = commit.pending
-    _write_synced(temporary / "server.safetensors", save_bytes(_in_c_order(commit.state)))
-    _write_synced(temporary / "clients.safetensors", save_bytes(maps))
-    _write_synced(temporary / "commit.json", json.dumps(meta, sort_keys=True).encode())
-    sync_folder(temporary)
+    for name, content in (
+        ("server.safetensors", save_bytes(_in_c_order(commit.state))),
+        ("clients.safetensors", save_bytes(maps)),
+        ("commit.json", json.dumps(meta, sort_keys=True).encode()),
+    ):
+        write_atomic(temporary / name, content, sync_parent=False)
+    sync_folder(temporary)  # once for all three: nobody reads them before the folder is renamed
     faults.kill("server-before-rename", commit.round)
     final = checkpoints / str(commit.round)
     shutil.rmtree(final, ignore_errors=True)

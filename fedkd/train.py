@@ -22,7 +22,14 @@ BLOCK = 1 << 15
 """Numbers of a flat vector that one step updates at a time: value, gradient and momentum of a block fit a core's cache."""
 
 BatchLoss = Callable[[Params, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
-"""(params, x [B, ...], y [B], targets) -> per-sample terms [B]; pure and vmap-able."""
+"""(params, x [B, ...], y [B], targets) -> per-sample terms [B]; pure and vmap-able.
+
+Where rows fill a batch up, ``targets[ROWS]`` [B] is 1 for those that count: a term that divides by a mean over the batch
+takes it over these alone (a contract test of methods).
+"""
+
+ROWS = "counts"
+"""The name in a loss's targets that says which rows count; absent where all do."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,7 @@ class FlatVector:
 
 @torch.no_grad()
 def descend(flat: FlatVector, job: Job, first: bool) -> None:
-    """One update by the gradient in ``flat.grads``, weight decay first, block by block: what a block needs stays in the cache."""
+    """One update by the gradient in ``flat.grads``, weight decay first, block by block so that a block stays in the cache."""
     for values, grads, velocity in flat.blocks:
         if job.weight_decay:
             grads.add_(values, alpha=job.weight_decay)
@@ -162,7 +169,7 @@ def sgd(job: Job, flat: FlatVector | None = None) -> dict[str, Tensor]:
             descend(flat, job, first)
             first = False
     trained = flat.copy()
-    return {n: trained[n] if n in trained else v for n, v in params.items()}
+    return {n: trained.get(n, v) for n, v in params.items()}
 
 
 class Adam:

@@ -147,6 +147,7 @@ class MethodStrategy(Strategy):
     def _close_round(self) -> None:
         """Aggregate, write the rows and commit."""
         r, commit, after = self.round, self.commit, self.setting.experiment.score == "after_average"
+        began = time.perf_counter()
         state, extra = outgoing.split(commit.state)[0], {}
         r.uploads.sorted()
         if any(a.metrics.get("num-examples", 0) > 0 for a in r.answers.values()):
@@ -154,6 +155,7 @@ class MethodStrategy(Strategy):
             state, extra = self.method.aggregate(self.setting, state, r.number, uploads)
         if self.transcript is not None:
             self.transcript.uploads(r.number, r.uploads.rows)
+        extra = {"server_seconds": round(time.perf_counter() - began, 6), **extra}
         done = {**self.method.trace(self.setting, r.number), **extra}
         row, clients = r.row(done), r.client_rows("after_average" if after else "after_local")
         pending = {"round": row, "clients": clients} if after else None

@@ -163,7 +163,7 @@ def _rows(folder: Path) -> list[dict[str, object]]:
     except OSError:
         return []
     rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    aside = {"seconds", "wire_bytes_up", "wire_bytes_down"}
+    aside = {"seconds", "server_seconds", "wire_bytes_up", "wire_bytes_down"}
     return [{k: v for k, v in row.items() if k not in aside} for row in rows]
 
 

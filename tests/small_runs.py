@@ -78,7 +78,7 @@ def resume(experiment: Experiment) -> Path:
 def lines(folder: Path, name: str) -> list[dict[str, Any]]:
     """Objects of ``<name>.jsonl``, without what differs between two equal runs."""
     rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in ("seconds", "node")} for row in rows]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "server_seconds", "node")} for row in rows]
 
 
 def summary(folder: Path) -> dict[str, Any]:

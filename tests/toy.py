@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fedkd import fixed_point, plugins, rng
+from fedkd import fixed_point, rng
 from fedkd import setting as settings
 from fedkd.config import Experiment
 from fedkd.data import synthetic
@@ -139,7 +139,7 @@ def federate(setting: Setting, clients: Sequence[ClientData] | None = None, roun
 def train_one(setting: Setting, state: Arrays, broadcast: Broadcast, data: ClientData) -> tuple[Arrays, Upload, Arrays]:
     """(new state, upload, trained model) of one client's round on the configured executor."""
     job = setting.module.prepare(setting, state, broadcast, data)
-    ((_, params),) = plugins.find("executors", setting.experiment.executor_name).run([job])
+    ((_, params),) = setting.executor.run([job])
     if isinstance(params, Exception):
         raise params
     new, kinds = setting.module.finish(setting, state, broadcast, data, job, params)

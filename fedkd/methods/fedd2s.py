@@ -28,7 +28,7 @@ from fedkd.errors import ConfigError
 from fedkd.jobs import as_arrays, local_job
 from fedkd.layers import Params
 from fedkd.setting import Setting
-from fedkd.train import BatchLoss, Job, to_tensors
+from fedkd.train import ROWS, BatchLoss, Job, to_tensors
 from fedkd.types import Array, Arrays, Broadcast, ClientData, Field, Kinds, Schema
 from fedkd.uploads import Uploads
 
@@ -305,7 +305,8 @@ def client_loss(setting: Setting, round: int, distil: bool) -> BatchLoss:
             total = total + (1 - c.head_ce_weight) * setting.supervised(detached, None, y)
         if distil and attached is not None:
             has = targets["has"]  # a batch's mean is over the samples that have a teacher
-            weight = c.kd_weight_client * has / has.mean().clamp_min(1e-9)
+            share = has.mean() if ROWS not in targets else (has * targets[ROWS]).sum() / targets[ROWS].sum()
+            weight = c.kd_weight_client * has / share.clamp_min(1e-9)
             total = total + weight * setting.distillation(attached, targets["q"], None)
             if c.kd_target == "both":
                 total = total + weight * setting.distillation(out, targets["q"], None)

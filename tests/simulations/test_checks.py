@@ -44,5 +44,6 @@ def test_every_fault_point_resumes_to_the_undisturbed_run(config: Path) -> None:
 
 def test_rows_without_a_newline_are_not_rounds_yet(tmp_path: Path) -> None:
     """A torn append is no round; seconds and wire bytes are set aside."""
-    (tmp_path / "rounds.jsonl").write_text('{"round": 0, "seconds": 1.5, "wire_bytes_up": 3, "bytes_up": 2}\n{"round": 1, "sec')
+    whole = '{"round": 0, "seconds": 1.5, "server_seconds": 0.1, "wire_bytes_up": 3, "bytes_up": 2}\n'
+    (tmp_path / "rounds.jsonl").write_text(whole + '{"round": 1, "sec')
     assert checks._rows(tmp_path) == [{"round": 0, "bytes_up": 2}]
