@@ -138,8 +138,7 @@ def _data(experiment: Experiment, hellos: list[Hello]) -> tuple[Prepared | None,
 def _facts(grid: Grid, hellos: list[Hello], data: Prepared | None) -> dict[str, Any]:
     """What ``environment.json`` says about grid and data."""
     pins = data.meta["spec"]["sha256"] if data is not None else {}
-    name = "inprocess" if type(grid).__name__ == "InProcessGrid" else "flower"
-    return {"grid": name, "data_hash": hellos[0].data_hash, "data_sha256": dict(pins)}
+    return {"grid": getattr(grid, "name", "flower"), "data_hash": hellos[0].data_hash, "data_sha256": dict(pins)}
 
 
 def _finish(

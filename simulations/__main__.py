@@ -26,7 +26,8 @@ out = Console(highlight=False, soft_wrap=True)
 Sets = Annotated[list[str] | None, typer.Option("--set", help="key=value, any key of the configuration; repeatable")]
 Output = Annotated[str | None, typer.Option(help="absolute folder for run folders (default: ./runs or $FEDKD_OUTPUT)")]
 Format = Annotated[str, typer.Option("--format", help="text or json")]
-GridName = Annotated[str, typer.Option("--grid", help="inprocess, or flower (flwr run on Ray)")]
+GridName = Annotated[str, typer.Option("--grid", help="inprocess, flower (flwr run) or ray (actors, also of a cluster)")]
+RayAddress = Annotated[str, typer.Option(help="host:port of a running Ray cluster, for grid ray; default: a private Ray")]
 Seeds = Annotated[str | None, typer.Option(help='e.g. "0,1,2"')]
 STUDIES = ("swing", "memorization")
 """Kinds of central studies: modules beside this one; a seed of a memorization study is its teacher."""
@@ -45,19 +46,20 @@ def run(
     nodes: Annotated[int | None, typer.Option(help="Flower nodes")] = None,
     overwrite: bool = False,
     port: Port = 0,
+    ray_address: RayAddress = "",
     format: Format = "text",
 ) -> None:
     """Run one configuration: a federation, or a central study (kind = "swing" or "memorization")."""
     kind = _kind(config)
     if kind in STUDIES:
-        if sets or grid != "inprocess" or nodes is not None or overwrite or port:
+        if sets or grid != "inprocess" or nodes is not None or overwrite or port or ray_address:
             _refuse(f"a {kind} study reads its configuration file alone: only --output, --seed, --seeds and --workers apply")
         _study(kind, config, output, seed, seeds, workers)
         return
     changes = {"output": output, "seed": seed, "seeds": seeds, "workers": workers, "num_nodes": nodes}
     with _usage():
         experiment = runs_of.load(config, sets or (), **changes, overwrite=overwrite or None)
-    _end(_execute(experiment, grid, port, format), format)
+    _end(_execute(experiment, grid, port, ray_address, format), format)
 
 
 def _kind(config: Path) -> str:
@@ -98,11 +100,18 @@ def _study(kind: str, config: Path, output: str | None, seed: int | None, seeds:
 
 
 @app.command()
-def resume(folder: Path, grid: GridName = "inprocess", sets: Sets = None, port: Port = 0, format: Format = "text") -> None:
+def resume(
+    folder: Path,
+    grid: GridName = "inprocess",
+    sets: Sets = None,
+    port: Port = 0,
+    ray_address: RayAddress = "",
+    format: Format = "text",
+) -> None:
     """Go on with an unfinished run from its last committed round."""
     with _usage():
         experiment = _of_folder(folder, sets or ())
-    _end(_execute(replace(experiment, resume=True, overwrite=False), grid, port, format), format)
+    _end(_execute(replace(experiment, resume=True, overwrite=False), grid, port, ray_address, format), format)
 
 
 @app.command()
@@ -141,6 +150,7 @@ def compare(
     output: Output = None,
     baseline: Annotated[str | None, typer.Option(help="configuration name; default: local, where it is there")] = None,
     workers: int | None = None,
+    ray_address: RayAddress = "",
     format: Format = "text",
 ) -> None:
     """Run what is missing of methods x seeds, then one table with paired t intervals over seeds."""
@@ -148,7 +158,7 @@ def compare(
 
     with _usage():
         try:
-            result = compare_configs(configs, seeds, grid, sets or (), output, baseline, workers)
+            result = compare_configs(configs, seeds, grid, sets or (), output, baseline, workers, ray_address)
         except RunError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(runs_of.FAILED) from None
@@ -179,13 +189,17 @@ def list_plugins(
 
 @app.command()
 def doctor(
-    config: Annotated[Path | None, typer.Argument()] = None, port: Port = 0, sets: Sets = None, format: Format = "text"
+    config: Annotated[Path | None, typer.Argument()] = None,
+    port: Port = 0,
+    sets: Sets = None,
+    ray_address: RayAddress = "",
+    format: Format = "text",
 ) -> None:
     """Check versions, ports, Ray, disk, data and the configuration; exit 1 where something needs fixing."""
     from simulations.doctor import examine
 
     with _usage():
-        findings = examine(runs_of.load(config, sets or ()) if config else None, port)
+        findings = examine(runs_of.load(config, sets or ()) if config else None, port, ray_address)
     shown = [{**f, "ok": "ok" if f["ok"] else "fix", "fix": "" if f["ok"] else f["fix"]} for f in findings]
     _show(findings if format == "json" else shown, ("ok", "check", "detail", "fix"), format)
     raise typer.Exit(0 if all(f["ok"] for f in findings) else 1)
@@ -240,28 +254,30 @@ def fetch_data(root: Annotated[Path, typer.Argument(help="folder that will hold 
 
 
 @app.command(name="check-determinism")
-def check_determinism(config: Path = Path("configs/check.toml"), flower: bool = True) -> None:
-    """One final hash over grids, workers and nodes; another for another seed."""
+def check_determinism(config: Path = Path("configs/check.toml"), flower: bool = True, ray: bool = True) -> None:
+    """One final hash over grids, workers and nodes, and after the death of a Ray actor; another for another seed."""
     from simulations.checks import determinism
 
-    raise typer.Exit(determinism(config, flower))
+    raise typer.Exit(determinism(config, flower, ray))
 
 
 @app.command(name="check-resume")
-def check_resume(config: Path = Path("configs/check.toml"), kills: int = 8, flower_kills: int = 2, seed: int = 0) -> None:
+def check_resume(
+    config: Path = Path("configs/check.toml"), kills: int = 8, flower_kills: int = 2, ray_kills: int = 1, seed: int = 0
+) -> None:
     """Every fault point and random kills: a resumed run ends with the undisturbed run's hash and rounds."""
     from simulations.checks import resume_after_faults
 
-    raise typer.Exit(resume_after_faults(config, kills, flower_kills, seed))
+    raise typer.Exit(resume_after_faults(config, kills, flower_kills, ray_kills, seed))
 
 
-def _execute(experiment: Experiment, grid: str, port: int, format: str) -> runs_of.Outcome:
+def _execute(experiment: Experiment, grid: str, port: int, ray_address: str, format: str) -> runs_of.Outcome:
     from simulations.progress import watch
 
     def watcher(folder: Path) -> AbstractContextManager[None]:
         return watch(folder, experiment.num_server_rounds, experiment.title)
 
-    return runs_of.execute(experiment, grid, port, None if format == "json" else watcher)
+    return runs_of.execute(experiment, grid, port, None if format == "json" else watcher, ray_address)
 
 
 def _end(outcome: runs_of.Outcome, format: str) -> NoReturn:

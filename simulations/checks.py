@@ -10,39 +10,69 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
 
 from fedkd.faults import KILL_POINTS
+from simulations.grids.ray_nodes import Need, connected
 from simulations.run import DONE, execute, folders_of, load
 
 KNOWLEDGE = ("features", "heads")
 
 
-def determinism(config: Path, flower: bool = True) -> int:
+def determinism(config: Path, flower: bool = True, ray: bool = True) -> int:
     """Print one final hash per grid, worker and node count; return 0 where they agree and other seeds differ."""
-    places = [("inprocess", 1, 2), ("inprocess", 2, 2), ("inprocess", 2, 20)]
+    places = [("inprocess", 1, 2, False), ("inprocess", 2, 2, False), ("inprocess", 2, 20, False)]
     if flower:
-        places += [("flower", 1, 2), ("flower", 2, 2), ("flower", 2, 20)]
+        places += [("flower", 1, 2, False), ("flower", 2, 2, False), ("flower", 2, 20, False)]
+    if ray:
+        places += [("ray", 1, 2, False), ("ray", 2, 20, False), ("ray", 2, 2, True)]
     good = True
-    with tempfile.TemporaryDirectory(prefix="fedkd-determinism-") as scratch:
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="fedkd-determinism-"))
+        if ray:  # one Ray for all of these runs: most of such a short run is Ray's start
+            stack.enter_context(connected("", Need(), 2))
         for kind in KNOWLEDGE:
             args = [f"method.args='knowledge = \"{kind}\"'", "report=false"]
             hashes: list[str] = []
-            for position, (grid, workers, nodes) in enumerate(places):
+            for position, (grid, workers, nodes, dies) in enumerate(places):
                 started = time.perf_counter()
-                found = _hash(config, args, Path(scratch) / f"{kind}-{position}", grid, workers, nodes)
+                output = Path(scratch) / f"{kind}-{position}"
+                with _death(output.with_suffix(".dead"), dies):
+                    found = _hash(config, args, output, grid, workers, nodes)
+                if dies and not output.with_suffix(".dead").exists():
+                    print("no actor died: the planted fault did not fire", flush=True)
+                    found = ""
                 hashes.append(found)
                 shown = f"{kind:<9} {grid:<10} workers {workers}  nodes {nodes:<3}"
-                print(f"{shown} {found[:16]}  {time.perf_counter() - started:6.1f} s", flush=True)
+                how = "  an actor died in round 2" if dies else ""
+                print(f"{shown} {found[:16]}  {time.perf_counter() - started:6.1f} s{how}", flush=True)
             other = _hash(config, [*args, "seed=1"], Path(scratch) / f"{kind}-seed", "inprocess", 1, 2)
             first = _hash(config, [*args, "num-server-rounds=1"], Path(scratch) / f"{kind}-round", "inprocess", 1, 2)
             print(f"{kind:<9} another seed {other[:16]}, after round 1 alone {first[:16]}", flush=True)
             good &= len(set(hashes)) == 1 and "" not in hashes and len({hashes[0], other, first}) == 3
     print("determinism: one hash per experiment" if good else "determinism: FAILED", flush=True)
     return 0 if good else 1
+
+
+@contextmanager
+def _death(marker: Path, dies: bool) -> Iterator[None]:
+    """Have one worker die in round 2, after a client of its cohort wrote its state, in every run that starts in the block."""
+    if not dies:
+        yield
+        return
+    before = {name: os.environ.get(name) for name in ("FEDKD_FAULT", "FEDKD_FAULT_ONCE")}
+    os.environ.update(FEDKD_FAULT="client-written:1", FEDKD_FAULT_ONCE=str(marker))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _hash(config: Path, settings: Sequence[str], output: Path, grid: str, workers: int, nodes: int) -> str:
@@ -54,7 +84,7 @@ def _hash(config: Path, settings: Sequence[str], output: Path, grid: str, worker
     return _summary_hash(outcome.folders[0])
 
 
-def resume_after_faults(config: Path, kills: int, flower_kills: int, seed: int) -> int:
+def resume_after_faults(config: Path, kills: int, flower_kills: int, ray_kills: int, seed: int) -> int:
     """Kill at every fault point and at random moments; return 0 where every resumed run equals the undisturbed one."""
     good = True
     draw = random.Random(seed)
@@ -65,6 +95,7 @@ def resume_after_faults(config: Path, kills: int, flower_kills: int, seed: int) 
         cases = [(f"fault {p}", "inprocess", {"FEDKD_FAULT": f"{p}:{rounds // 2}"}, -1) for p in KILL_POINTS]
         cases += [(f"kill {k + 1}", "inprocess", {}, draw.randrange(rounds - 1)) for k in range(kills)]
         cases += [(f"flower kill {k + 1}", "flower", {}, draw.randrange(1, rounds - 1)) for k in range(flower_kills)]
+        cases += [(f"ray kill {k + 1}", "ray", {}, draw.randrange(1, rounds - 1)) for k in range(ray_kills)]
         for number, (name, grid, fault, at) in enumerate(cases):
             started = time.perf_counter()
             actor = grid == "flower" and number % 2 == 0

@@ -31,6 +31,7 @@ def compare_configs(
     output: str | None,
     baseline: str | None,
     workers: int | None,
+    ray_address: str = "",
 ) -> Result:
     """Run each configuration for each seed that has no finished folder yet, and compare.
 
@@ -45,7 +46,7 @@ def compare_configs(
                 missing.append((path, replace(run, resume=(folder / "config.toml").exists())))
     code = DONE
     for path, experiment in _starts(missing, grid):
-        outcome = execute(experiment, grid)
+        outcome = execute(experiment, grid, ray_address=ray_address)
         if outcome.code == USAGE:
             raise ConfigError(f"{path.name}: {outcome.reason}")
         if outcome.code == INTERRUPTED:
@@ -58,7 +59,7 @@ def compare_configs(
 
 
 def _starts(runs: Sequence[tuple[Path, Experiment]], grid: str) -> list[tuple[Path, Experiment]]:
-    """What is started: each run by itself in process; on Flower's grid all in one, as a start takes longer than most runs.
+    """What is started: each run by itself in process; on other grids all in one, as a start takes longer than most runs.
 
     Raises: ConfigError where configurations differ in what one start fixes.
     """

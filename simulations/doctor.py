@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from fedkd.config import Experiment
-from fedkd.errors import ConfigError
+from fedkd.errors import ConfigError, WaitExpired
 
 MIN_FREE = 1 << 30
 """Bytes of free disk below which doctor warns."""
@@ -30,11 +30,13 @@ class Finding:
     fix: str = ""
 
 
-def examine(experiment: Experiment | None = None, port: int = 0) -> list[dict[str, object]]:
-    """All checks, in a fixed order; with an experiment also its data, folder and model."""
+def examine(experiment: Experiment | None = None, port: int = 0, ray_address: str = "") -> list[dict[str, object]]:
+    """All checks, in a fixed order; with an experiment also its data, folder and model; with an address the cluster's nodes."""
     checks: list[Callable[[], Iterator[Finding]]] = [_versions, _ray, lambda: _port(port), _home, _disk, _cpus]
     if experiment is not None:
         checks += [lambda: _output(experiment), lambda: _experiment(experiment), lambda: _resources(experiment)]
+    if ray_address:
+        checks += [lambda: _cluster(ray_address, experiment)]
     return [asdict(finding) for check in checks for finding in check()]
 
 
@@ -143,6 +145,27 @@ def _resources(experiment: Experiment) -> Iterator[Finding]:
                   f"workers = {max(1, int(cores // experiment.cpus_per_worker))}")  # fmt: skip
     enough = experiment.workers <= experiment.num_nodes
     yield Finding("nodes", enough, f"num-nodes = {experiment.num_nodes}", "a node has one worker: num-nodes at least workers")
+
+
+def _cluster(address: str, experiment: Experiment | None) -> Iterator[Finding]:
+    """Whether every node of a Ray cluster can run our clients and shares their state."""
+    from fedkd.prepare import prepare
+    from server.run_folder import state_root_of
+    from simulations.grids import ray_nodes
+
+    need = ray_nodes.Need() if experiment is None else ray_nodes.Need(experiment.cpus_per_worker, experiment.gpus_per_worker)
+    try:
+        for run in experiment.runs() if experiment is not None else []:
+            prepare(run, state_root_of(run))
+        with ray_nodes.connected(address, need, 0):
+            found = ray_nodes.problems(experiment, address)
+            room = ray_nodes.capacity(need)
+    except (ConfigError, WaitExpired) as error:
+        yield Finding("ray cluster", False, str(error), "see the message")
+        return
+    yield Finding("ray cluster", room > 0, f"{address} has room for {room} workers", "lower cpus-per-worker or gpus-per-worker")
+    for number, (node, what, mend) in enumerate(found, 1):
+        yield Finding(f"ray node {number}", False, f"{node}: {what}", mend)
 
 
 def _at_least(found: str, least: str) -> bool:

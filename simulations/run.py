@@ -19,7 +19,7 @@ from typing import Any
 from fedkd.config import Experiment, experiment_from, read_config, together
 from fedkd.errors import ConfigError, RunError, WaitExpired
 
-GRIDS = ("inprocess", "flower")
+GRIDS = ("inprocess", "flower", "ray")
 RESUMES = 3
 """Times that a run on Flower's grid whose worker died is resumed without a new commit before it counts as failed."""
 
@@ -90,27 +90,34 @@ def folders_of(experiment: Experiment) -> list[Path]:
 
 
 def execute(
-    experiment: Experiment, grid: str = "inprocess", port: int = 0, watch: Callable[[Path], Any] | None = None
+    experiment: Experiment,
+    grid: str = "inprocess",
+    port: int = 0,
+    watch: Callable[[Path], Any] | None = None,
+    ray_address: str = "",
 ) -> Outcome:
     """Check, run and say how it ended; never raises for a run that failed.
 
     Args:
-        grid: "inprocess" or "flower".
+        grid: "inprocess", "flower" or "ray".
         port: the SuperLink's port on grid "flower"; 0 = any free one.
         watch: a context manager factory that shows the progress of a run folder.
+        ray_address: ``host:port`` of a running Ray cluster for grid "ray"; "" = a private Ray on this machine.
     """
     try:
-        _preflight(experiment, grid)
+        _preflight(experiment, grid, ray_address)
     except ConfigError as error:
         return Outcome(USAGE, str(error))
     folders = folders_of(experiment)
-    runs = [replace(run, trusted=True, command=_command(run, grid)) for run in experiment.runs()]
+    runs = [replace(run, trusted=True, command=_command(run, grid, ray_address)) for run in experiment.runs()]
     try:
         with ExitStack() as stack:
             if watch is not None:
                 stack.enter_context(watch(folders[0]))
             if grid == "inprocess":
                 _in_process(together(runs))
+            elif grid == "ray":
+                _on_ray(together(runs), ray_address)
             else:
                 _on_flower(runs, folders, port)
     except KeyboardInterrupt:
@@ -130,9 +137,10 @@ def execute(
     return Outcome(worst[0], worst[1], folders)
 
 
-def _command(run: Experiment, grid: str) -> str:
+def _command(run: Experiment, grid: str, ray_address: str) -> str:
     """The command line that repeats this one run."""
-    return run.command if "--grid" in run.command else f"{run.command} --grid {grid} --seed {run.seed}"
+    at = f" --ray-address {ray_address}" if ray_address else ""
+    return run.command if "--grid" in run.command else f"{run.command} --grid {grid}{at} --seed {run.seed}"
 
 
 def read_status(folder: Path) -> tuple[int, str]:
@@ -148,13 +156,15 @@ def _unfinished(folders: Sequence[Path]) -> Path:
     return next((f for f in folders if not (f / "summary.json").exists()), folders[-1])
 
 
-def _preflight(experiment: Experiment, grid: str) -> None:
+def _preflight(experiment: Experiment, grid: str, ray_address: str) -> None:
     """Everything that can be known before the start. Raises: ConfigError."""
     from server.run_folder import check_folder, state_root_of
     from server.server_app import check_before_start
 
     if grid not in GRIDS:
         raise ConfigError(f"unknown grid {grid!r}; valid grids: {', '.join(GRIDS)}")
+    if ray_address and grid != "ray":
+        raise ConfigError(f"--ray-address names a cluster for --grid ray; grid {grid} runs on this machine")
     if experiment.workers > experiment.num_nodes:
         raise ConfigError(
             f"workers = {experiment.workers} but num-nodes = {experiment.num_nodes}: a node has one worker; raise num-nodes"
@@ -162,7 +172,11 @@ def _preflight(experiment: Experiment, grid: str) -> None:
     from fedkd.prepare import prepare
 
     for run in experiment.runs():
-        check_before_start(run)
+        setting = check_before_start(run)
+        if grid == "ray" and setting.device.type == "cuda" and run.gpus_per_worker == 0:
+            raise ConfigError(
+                "a Ray worker sees the GPUs that it asked for: set gpus-per-worker (0.5 = two share one), or device = cpu"
+            )
         check_folder(run)
         prepare(run, state_root_of(run))
 
@@ -172,6 +186,14 @@ def _in_process(experiment: Experiment) -> None:
     from simulations.grids.inprocess import InProcessGrid
 
     with _closing(InProcessGrid(experiment.to_run_config(), experiment.num_nodes, experiment.workers)) as grid:
+        run_all(grid, experiment)
+
+
+def _on_ray(experiment: Experiment, address: str) -> None:
+    from server.server_app import run_all
+    from simulations.grids.ray import grid_of
+
+    with grid_of(experiment, address) as grid:
         run_all(grid, experiment)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fedkd.errors import RunError
 from fedkd.shadows import folder_of, missing, read_plan, train_missing
-from simulations.grids.inprocess import ONE_THREAD
+from simulations.grids.dispatch import ONE_THREAD
 
 POLL = 0.5
 """Seconds between two looks at the folder."""

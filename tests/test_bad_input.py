@@ -213,7 +213,7 @@ def test_a_port_that_is_bound_but_silent_is_in_use_too(tmp_path: Path) -> None:
 
 
 def test_an_unknown_grid_and_more_workers_than_nodes(tmp_path: Path) -> None:
-    refused(tmp_path, "unknown grid 'spark'; valid grids: inprocess, flower", grid="spark")
+    refused(tmp_path, "unknown grid 'spark'; valid grids: inprocess, flower, ray", grid="spark")
     refused(tmp_path, "workers = 3 but num-nodes = 2", "raise num-nodes", workers=3)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from clients import codec
 from fedkd.errors import RunError, WaitExpired
 from server.nodes import Hello, greet, place, wait_for_nodes
-from simulations.grids.inprocess import identify, stamp
+from simulations.grids.dispatch import identify, stamp
 
 
 class Nodes:

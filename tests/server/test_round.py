@@ -16,7 +16,7 @@ from fedkd import fixed_point
 from fedkd.types import Field, Kinds, Schema
 from fedkd.uploads import Uploads
 from server.round import Round, fill_round, number, spread
-from simulations.grids.inprocess import identify, stamp
+from simulations.grids.dispatch import identify, stamp
 
 SIZES = np.array([4, 6, 5])
 ROWS: Schema = {

@@ -27,19 +27,19 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_determinism_agrees_over_workers_and_nodes(config: Path) -> None:
-    assert checks.determinism(config, flower=False) == 0
+    assert checks.determinism(config, flower=False, ray=False) == 0
 
 
 def test_determinism_fails_where_a_grid_gives_other_bits(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: the hash of two workers differs from that of one."""
     monkeypatch.setattr(checks, "_hash", lambda c, s, o, grid, workers, nodes: f"{grid}-{workers}-{[x for x in s if '=' in x]}")
-    assert checks.determinism(config, flower=False) == 1
+    assert checks.determinism(config, flower=False, ray=False) == 1
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(420)
 def test_every_fault_point_resumes_to_the_undisturbed_run(config: Path) -> None:
-    assert checks.resume_after_faults(config, kills=1, flower_kills=0, seed=3) == 0
+    assert checks.resume_after_faults(config, kills=1, flower_kills=0, ray_kills=0, seed=3) == 0
 
 
 def test_rows_without_a_newline_are_not_rounds_yet(tmp_path: Path) -> None:

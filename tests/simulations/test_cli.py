@@ -137,7 +137,9 @@ def test_resume_refuses_what_is_no_run(tmp_path: Path, finished: Path) -> None:
     [
         (("--set", "num-rounds=3"), "unknown key 'num-rounds'; valid keys: "),
         (("--set", "seed"), "write key=value"),
-        (("--grid", "ray-cluster"), "valid grids: inprocess, flower"),
+        (("--grid", "ray-cluster"), "valid grids: inprocess, flower, ray"),
+        (("--ray-address", "head:6379"), "--ray-address names a cluster for --grid ray"),
+        (("--grid", "ray", "--ray-address", "ray://head"), "valid: host:port of the cluster's head"),
         (("--workers", "3"), "raise num-nodes"),
         (("--seeds", "1,1"), "names a seed twice"),
         (("--output", "relative"), "is not absolute"),
@@ -195,21 +197,22 @@ def test_compare_runs_what_is_missing_and_ends_with_a_table(place: Path) -> None
     assert {p: after[p] for p in before} == before, "a finished run was run again"
 
 
-def test_on_flower_compare_starts_everything_that_is_missing_at_once(
+def test_on_ray_compare_starts_everything_that_is_missing_at_once(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[Any] = []
 
-    def instead(experiment: Any, grid: str) -> Any:
-        started.append(([(r.label, r.seed) for r in experiment.runs()], grid))
+    def instead(experiment: Any, grid: str, ray_address: str) -> Any:
+        started.append(([(r.label, r.seed) for r in experiment.runs()], grid, ray_address))
         return execute(experiment, "inprocess")
 
     monkeypatch.setattr(compare, "execute", instead)
     configs = [place / "tiny-local.toml", place / "tiny-fedavg.toml"]
-    result = call("compare", *configs, "--seeds", "0,1", "--output", tmp_path, "--grid", "flower", "--format", "json")
+    arguments = ("--seeds", "0,1", "--output", tmp_path, "--grid", "ray", "--ray-address", "head:6379", "--format", "json")
+    result = call("compare", *configs, *arguments)
     assert result.exit_code == 0, result.output
     rows = [(label, seed) for label in ("Tiny local", "Tiny fedavg") for seed in (0, 1)]
-    assert started == [(rows, "flower")]
+    assert started == [(rows, "ray", "head:6379")]
     assert len(list(tmp_path.glob("*/*/summary.json"))) == 4
 
 

@@ -15,10 +15,11 @@ from flwr.app import Context, Message, RecordDict
 from clients import codec
 from server.server_app import run_all
 from simulations.grids import inprocess
-from simulations.grids.inprocess import CODE_GONE, CODE_RAISED, InProcessGrid, call, identify, stamp
+from simulations.grids.dispatch import CODE_GONE, CODE_RAISED, call, identify, stamp
+from simulations.grids.inprocess import InProcessGrid
 from tests.small_runs import final_hash, lines, run, small, status
 
-FLOWER = "Flower changed a part that is not public: see simulations/grids/inprocess.py"
+FLOWER = "Flower changed a part that is not public: see simulations/grids/dispatch.py"
 
 
 # ----- what is not Flower's public interface ---------------------------------------------------------------------------
@@ -141,8 +142,8 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
             ours.send(dict.fromkeys(self.contexts))
             return ours, workers[-1]
 
-        monkeypatch.setattr(inprocess._Pool, "_start", start)
-        pool = inprocess._Pool(dict.fromkeys(range(1, 5)), 2)  # type: ignore[arg-type]
+        monkeypatch.setattr(inprocess._Processes, "_start", start)
+        pool = inprocess._Processes(dict.fromkeys(range(1, 5)), 2)  # type: ignore[arg-type]
         pool.started = workers  # type: ignore[attr-defined]
         made.append(pool)
         return pool
