@@ -1,4 +1,4 @@
-"""What a tree of processes has used: found by a variable of their environment, since Flower and Ray start sessions of their own."""
+"""What a tree of processes has used: found by a variable of their environment, as Flower and Ray start their own sessions."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ class System:
     more: tuple[str, ...] = ()
     compared: bool = True
     """False for an echo client: there is no average to compare"""
+    visits: int = 9
+    """at most so many, where a start takes long"""
 
 
 @dataclass
@@ -73,13 +76,13 @@ class Visit:
 
 
 def interleaved(systems: Sequence[System], visits: int) -> list[System]:
-    """A B C A B C."""
-    return [system for _ in range(visits) for system in systems]
+    """A B C A B C; a system with fewer visits has the first ones."""
+    return [system for turn in range(visits) for system in systems if turn < system.visits]
 
 
 def durations(ends: Sequence[float], timed: int) -> list[float]:
     """Seconds of the rounds that count: all after the warm-up round, ``timed`` of them."""
-    return [later - earlier for earlier, later in zip(ends, ends[1 : timed + 1], strict=False)]
+    return [later - earlier for earlier, later in pairwise(ends[: timed + 1])]
 
 
 def visit(system: System, inputs: Inputs, timed: int, python: str, check: Callable[[Path], float | None]) -> Visit:
@@ -103,7 +106,7 @@ def visit(system: System, inputs: Inputs, timed: int, python: str, check: Callab
                 made.error = f"exit code {code} after {len(ends)} rounds: {errors.read()[-600:]}"
                 return made
             made.seconds = durations(ends, timed)
-            made.cpu = [later - earlier for earlier, later in zip(used, used[1 : timed + 1], strict=False)]
+            made.cpu = durations(used, timed)
             made.start_up = ends[0] - started - statistics.median(made.seconds)
             made.gap = check(Path(place)) if system.compared else None
         except (OSError, ValueError, subprocess.TimeoutExpired) as error:
@@ -134,7 +137,8 @@ def checker(inputs: Inputs) -> Callable[[Path], float | None]:
 def summary(visits: Sequence[Visit], clients: int) -> dict[str, Any]:
     """One row: median, least, largest and best over the rounds that count of all visits of a system."""
     good = [v for v in visits if v.counts]
-    rows = {"visits": [asdict(v) for v in visits], "counts": bool(good), "error": next((v.error for v in visits if v.error), "")}
+    error = next((v.error for v in visits if v.error), "")
+    rows = {"visits": [asdict(v) for v in visits], "counts": bool(good), "error": error}
     if not good:
         return rows
     seconds = [s for v in good for s in v.seconds]

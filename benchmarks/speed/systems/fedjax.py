@@ -14,7 +14,7 @@ import numpy as np
 from fedjax.algorithms import fed_avg
 from fedjax.core import client_datasets, optimizers
 
-from benchmarks.speed.inputs import Inputs, Weights, argv, arguments, keep, said, share
+from benchmarks.speed.inputs import Inputs, Weights, arguments, argv, keep, said, share
 
 if not hasattr(jax, "tree_map"):  # FedJAX 0.0.17 calls a name that newer releases of JAX have moved
     jax.tree_map = jax.tree_util.tree_map

@@ -7,6 +7,7 @@ write it by hand.
 from __future__ import annotations
 
 import multiprocessing as mp
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.speed import nets
-from benchmarks.speed.inputs import Inputs, Weights, argv, arguments, keep, said
+from benchmarks.speed.inputs import Inputs, Weights, arguments, argv, keep, said
 
 
 class Loop:
@@ -70,8 +71,8 @@ def serve(pipe: Connection, folder: str) -> None:
         pipe.send(loop.share(*order))
 
 
-def run(inputs: Inputs, rounds: int, workers: int) -> tuple[Weights, Weights]:
-    """(average of round 0, final average) after ``rounds`` rounds."""
+def run(inputs: Inputs, rounds: int, workers: int, each: Callable[[int, Weights], bool] | None = None) -> Weights:
+    """The average of round 0. ``each`` is given every average instead of the harness, and ends the run by False."""
     pipes: list[Any] = []
     context = mp.get_context("spawn")
     for _ in range(workers if workers > 1 else 0):
@@ -89,12 +90,15 @@ def run(inputs: Inputs, rounds: int, workers: int) -> tuple[Weights, Weights]:
         sums = [np.add.reduce([total[i] for total, _ in parts]) for i in range(len(weights))]
         weights = {n: (s / count).astype(np.float32) for n, s in zip(weights, sums, strict=True)}
         first = weights if round == 0 else first
-        said(round)
+        if each is None:
+            said(round)
+        elif not each(round, weights):
+            break
     for pipe in pipes:
         pipe.send(None)
-    return first, weights
+    return first
 
 
 if __name__ == "__main__":
     inputs, rounds, workers, out = arguments(argv())
-    keep(out, run(inputs, rounds, workers)[0], inputs.cohort(0))
+    keep(out, run(inputs, rounds, workers), inputs.cohort(0))

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.numpy import load as load_bytes
 
 from benchmarks.speed import workloads
-from benchmarks.speed.inputs import Inputs, Weights, argv, arguments, keep, said
+from benchmarks.speed.inputs import Inputs, Weights, arguments, argv, keep, said
 from simulations.run import execute
 
 LOOK = 0.002

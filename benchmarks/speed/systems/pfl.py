@@ -25,8 +25,7 @@ from pfl.model.pytorch import PyTorchModel
 from torch.nn import functional as F
 
 from benchmarks.speed import nets
-from benchmarks.speed.inputs import Inputs, Weights, argv, arguments, keep, said, share
-
+from benchmarks.speed.inputs import Inputs, Weights, arguments, argv, keep, said, share
 
 NEVER: Any = float("nan")
 """A frequency of which no iteration is a multiple: pfl evaluates iteration 0 with any whole number."""

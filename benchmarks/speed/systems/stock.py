@@ -12,11 +12,11 @@ import shutil
 import time
 from pathlib import Path
 
-from benchmarks.speed.inputs import Inputs, argv, arguments
+from benchmarks.speed.inputs import Inputs, arguments, argv
 from simulations.grids.flower import CONNECTION, superlink
 
 HERE = Path(__file__).resolve().parent
-PARTS = ("inputs.py", "nets.py", "systems/loop.py", "systems/quickstart.py", "systems/stock_client.py", "systems/stock_server.py")
+PARTS = ("inputs.py", "nets.py", *(f"systems/{name}.py" for name in ("loop", "quickstart", "stock_client", "stock_server")))
 PYPROJECT = """
 [build-system]
 requires = ["hatchling"]
