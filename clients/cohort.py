@@ -21,7 +21,7 @@ from fedkd.prepare import Prepared
 from fedkd.setting import Setting
 from fedkd.store import ClientStore
 from fedkd.train import Job, evaluate, stage
-from fedkd.types import Arrays, Broadcast, ClientData, Kinds, Split, Upload
+from fedkd.types import Arrays, Broadcast, ClientData, Kinds, Schema, Split, Upload
 from fedkd.uploads import check
 from fedkd.vault import Vault
 
@@ -51,6 +51,8 @@ class Reply:
     running: Running = field(default_factory=Running)
     weight: int = 0
     summed: list[int] = field(default_factory=list)
+    schema: Schema | None = None
+    """what the method declared for this round, once asked"""
 
     def fail(self, client: int, error: BaseException, trusted: bool) -> None:
         """One client's failure: class, file:line and a hash travel; the message only where the server is trusted."""
@@ -165,13 +167,14 @@ class Worker:
         new_state = outgoing.joined(new_state, out.held)
         kinds = faults.spoil(out.kinds, order.round, client)
         upload = Upload(client, outgoing.weight(setting, order.round, data), kinds)
-        check(self.schema_of(setting, order.round), upload, self.max_bytes)
+        if reply.schema is None:
+            reply.schema = self.schema_of(setting, order.round)
+        check(reply.schema, upload, self.max_bytes)
         factor = outgoing.mean_weight(setting, upload.weight)
-        if order.reduce:
-            reply.running.check(kinds, factor)
+        summand = reply.running.check(kinds, factor) if order.reduce else None
         digest = self.store.write(client, order.round, new_state)
-        if order.reduce:
-            reply.running.add(kinds, factor)
+        if summand is not None:
+            reply.running.take(summand)
             reply.weight += upload.weight
             reply.summed.append(client)
         else:

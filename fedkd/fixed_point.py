@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,64 +31,88 @@ def encode(arrays: Arrays, weight: int) -> Sums:
 
     Raises: UploadError where a weighted value is not finite or outside the range.
     """
-    _largest(arrays, weight)
+    for name, value in arrays.items():
+        if not _largest(np.asarray(value), weight) <= _LIMIT:
+            raise UploadError(f"{name}: a weighted value is not finite or above 2**30")
     return {n: _rounded(np.asarray(v), weight) for n, v in arrays.items()}
 
 
+@dataclass(frozen=True)
+class Checked:
+    """One client's arrays, ready to be added."""
+
+    kinds: Mapping[str, Arrays]
+    weight: int
+    flat: dict[str, npt.NDArray[Any]]
+    """the arrays of each kind below each other"""
+    reached: dict[str, int]
+    """a bound on every |sum| of each kind once they are added"""
+
+
 class Running:
-    """One worker's sums, grown in place client by client: the same integers as ``encode`` and ``add``, without their copies."""
+    """One worker's sums, grown in place client by client: the same integers as ``encode`` and ``add``, without their copies.
+
+    The arrays of a kind lie in one vector, so that a client costs a few operations and not a few per array.
+    """
 
     def __init__(self) -> None:
         self.sums: dict[str, Sums] = {}
+        self._flat: dict[str, npt.NDArray[np.int64]] = {}
         self._reached: dict[str, int] = {}
 
-    def check(self, kinds: Mapping[str, Arrays], weight: int) -> None:
-        """Raises: UploadError where ``add`` would refuse a value for its range alone."""
-        for arrays in kinds.values():
-            _largest(arrays, weight)
-
     def add(self, kinds: Mapping[str, Arrays], weight: int) -> None:
-        """Add one client's weighted arrays, all kinds or none.
+        """Add one client's weighted arrays, all kinds or none. Raises: UploadError as ``encode`` and ``add`` do."""
+        self.take(self.check(kinds, weight))
 
-        Raises: UploadError as ``encode`` and ``add`` do.
-        """
-        reached: dict[str, int] = {}
+    def check(self, kinds: Mapping[str, Arrays], weight: int) -> Checked:
+        """What ``take`` can add without fail, as long as nothing is added in between. Raises: UploadError."""
+        checked = Checked(kinds, weight, {}, {})
         for kind, arrays in kinds.items():
-            _fits(self.sums.get(kind, {}), arrays)
-            reached[kind] = self._reached.get(kind, 0) + math.ceil(_largest(arrays, weight) * SCALE)
-        if max(reached.values(), default=0) >= 2**63:  # perhaps: no bound on the largest number rules it out
-            parts = {kind: encode(arrays, weight) for kind, arrays in kinds.items()}
-            add_kinds(self.sums, parts)
-        else:
-            for kind, arrays in kinds.items():
-                total = self.sums.setdefault(kind, {n: np.zeros(np.shape(v), np.int64) for n, v in arrays.items()})
-                for name, value in arrays.items():
-                    _add_into(total[name], np.asarray(value), weight)
-        self._reached.update(reached)
+            before = self.sums.get(kind, {})
+            _fits(before, arrays)
+            flat = _joined([arrays[n] for n in before or arrays])
+            most = _largest(flat, weight)
+            if not most <= _LIMIT:
+                encode(arrays, weight)  # says which array
+            reached = self._reached.get(kind, 0) + math.ceil(most * SCALE)
+            if reached >= 2**63:  # perhaps: no bound on the largest sum rules it out
+                after = _added(before, encode(arrays, weight))
+                reached = max((abs(int(end)) for v in after.values() if v.size for end in (v.max(), v.min())), default=0)
+            checked.flat[kind], checked.reached[kind] = flat, reached
+        return checked
+
+    def take(self, checked: Checked) -> None:
+        """Add what ``check`` has returned."""
+        for kind, flat in checked.flat.items():
+            self._open(kind, checked.kinds[kind])
+            into = self._flat[kind]
+            for start in range(0, into.size, _CHUNK):
+                into[start : start + _CHUNK] += _rounded(flat[start : start + _CHUNK], checked.weight)
+        self._reached.update(checked.reached)
+
+    def _open(self, kind: str, arrays: Arrays) -> None:
+        if kind in self.sums:
+            return
+        self._flat[kind] = np.zeros(sum(v.size for v in arrays.values()), np.int64)
+        self.sums[kind], start = {}, 0
+        for name, value in arrays.items():
+            self.sums[kind][name] = self._flat[kind][start : start + value.size].reshape(value.shape)
+            start += value.size
 
 
-def _largest(arrays: Arrays, weight: int) -> float:
-    """The largest weighted |value|. Raises: UploadError where one is not finite or outside the range."""
-    most = 0.0
-    for name, value in arrays.items():
-        if value.size:
-            high, low = float(value.max()) * weight, float(value.min()) * weight
-            if not (high <= _LIMIT and low >= -_LIMIT):
-                raise UploadError(f"{name}: a weighted value is not finite or above 2**30")
-            most = max(most, high, -low)
-    return most
+def _joined(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return np.concatenate([np.ravel(v) for v in arrays]) if arrays else np.zeros(0, np.float32)
+
+
+def _largest(value: npt.NDArray[Any], weight: int) -> float:
+    """The largest weighted |value|; not a number where one is not."""
+    return max(float(value.max()) * weight, -float(value.min()) * weight) if value.size else 0.0
 
 
 def _rounded(value: npt.NDArray[Any], weight: int) -> npt.NDArray[np.int64]:
     # A power of two scales exactly, so this is rint((value * weight) * 2**32).
-    scaled = np.multiply(value, weight * SCALE, dtype=np.float64)
-    return np.asarray(np.rint(scaled).astype(np.int64))
-
-
-def _add_into(total: npt.NDArray[np.int64], value: npt.NDArray[Any], weight: int) -> None:
-    into, flat = total.reshape(-1), value.reshape(-1)
-    for start in range(0, flat.size, _CHUNK):
-        into[start : start + _CHUNK] += _rounded(flat[start : start + _CHUNK], weight)
+    scaled = np.asarray(np.multiply(value, weight * SCALE, dtype=np.float64))
+    return np.asarray(np.rint(scaled, out=scaled).astype(np.int64))
 
 
 def add(total: Sums, part: Sums) -> None:

@@ -18,8 +18,10 @@ from fedkd.types import Arrays, ClientData
 
 def batch_order(setting: Setting, round: int, client: int, rows: int, epochs: int) -> npt.NDArray[np.int64]:
     """[epochs, rows] a permutation per epoch, from its own stream: equal for all methods of a seed."""
+    if not epochs:
+        return np.empty((0, rows), dtype=np.int64)
     stream = rng.experiment(setting.seed, "batch order", round, client)
-    return np.stack([stream.permutation(rows) for _ in range(epochs)]) if epochs else np.empty((0, rows), dtype=np.int64)
+    return np.stack([stream.permutation(rows) for _ in range(epochs)])
 
 
 def cross_entropy(setting: Setting) -> BatchLoss:
@@ -64,6 +66,5 @@ def local_job(
 
 
 def as_arrays(params: Mapping[str, Tensor], names: tuple[str, ...] | list[str]) -> Arrays:
-    """NumPy copies of the named tensors."""
-    with torch.no_grad():
-        return {n: params[n].detach().cpu().numpy().copy() for n in names}
+    """The named tensors of an outcome as NumPy arrays. On CPU they share its memory: an outcome is nobody else's."""
+    return {n: params[n].numpy(force=True) for n in names}

@@ -128,7 +128,7 @@ def local(setting: Setting, round: int, data: ClientData, job: Job, vault: Vault
 def allowed(setting: Setting, round: int, data: ClientData, vault: Vault) -> bool:
     """Whether the client's budgets last for one more participation (a round already charged may be sent again)."""
     return all(
-        any(e["round"] == round for e in _entries(s, vault)) or _within(s, vault, _cost(s, round, data)) for s in each(setting)
+        _within(s, vault, _cost(s, round, data)) or any(e["round"] == round for e in _entries(s, vault)) for s in each(setting)
     )
 
 

@@ -89,39 +89,36 @@ class FlatVector:
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
-        self.spans: dict[str, tuple[int, int, torch.Size]] = {}
-        size = 0
-        for name, value in tensors.items():
-            self.spans[name] = (size, value.numel(), value.shape)
-            size += -(-value.numel() // 16) * 16
-        self.values = torch.zeros(-(-size // 64) * 64, device=device)
-        self.grads, self.velocity = torch.zeros_like(self.values), torch.zeros_like(self.values)
-        self.views = {n: v.requires_grad_(True) for n, v in self._views(self.values).items()}
-        self.slots = list(self._views(self.grads).values())
-        for leaf, slot in zip(self.views.values(), self.slots, strict=True):
-            leaf.grad = slot
-        parts = (self.values, self.grads, self.velocity)
-        self.blocks = list(zip(*(part.split(BLOCK) for part in parts), strict=True))
+        self.shapes = {n: (v.numel(), v.shape) for n, v in tensors.items()}
+        self._rooms = [-(-size // 16) * 16 for size, _ in self.shapes.values()]
+        used = sum(self._rooms)
+        self._rooms.append(-used % 64)
+        self.grads = torch.zeros(used + self._rooms[-1], device=device)
+        self.velocity = torch.zeros_like(self.grads)
+        self.slots = self._views(self.grads)
         self.load(tensors)
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
-        return {n: flat[start : start + size].view(shape) for n, (start, size, shape) in self.spans.items()}
+        rooms = flat.split_with_sizes(self._rooms)
+        return {
+            n: (part if room == size else part[:size]).view(shape)
+            for (n, (size, shape)), room, part in zip(self.shapes.items(), self._rooms, rooms, strict=False)
+        }
 
     def fits(self, tensors: Mapping[str, Tensor]) -> bool:
         """Whether ``load`` takes these: the same names and shapes in the same order, on the same device."""
-        return list(self.spans) == list(tensors) and all(
-            v.shape == self.spans[n][2] and v.device == self.values.device for n, v in tensors.items()
+        return list(self.shapes) == list(tensors) and all(
+            v.shape == self.shapes[n][1] and v.device == self.values.device for n, v in tensors.items()
         )
 
-    @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy in; what lies between the tensors stays zero."""
-        for view, value in zip(self.views.values(), tensors.values(), strict=True):
-            view.copy_(value)
-
-    def copy(self) -> dict[str, Tensor]:
-        """The tensors as views of a vector of their own."""
-        return self._views(self.values.clone())
+        """Copy into a new vector; that of before is its views' owner's, and gradient and momentum are used again."""
+        self.values = torch.zeros_like(self.grads)
+        views = self._views(self.values)
+        torch._foreach_copy_(list(views.values()), list(tensors.values()))
+        self.views = {n: view.requires_grad_(True) for n, view in views.items()}
+        parts = (self.values, self.grads, self.velocity)
+        self.blocks = list(zip(*(part.split(BLOCK) for part in parts), strict=True))
 
 
 @torch.no_grad()
@@ -147,7 +144,7 @@ def sgd(job: Job, flat: FlatVector | None = None) -> dict[str, Tensor]:
     ``torch.optim.SGD``, written on a flat vector. A job with noisy steps takes those instead.
 
     Args:
-        flat: a vector that fits the job's trainable parameters, for its buffers; what is in it is overwritten.
+        flat: a vector that fits the job's trainable parameters, for its buffers.
     """
     if job.noisy is not None:
         from fedkd import noisy_sgd
@@ -159,17 +156,16 @@ def sgd(job: Job, flat: FlatVector | None = None) -> dict[str, Tensor]:
     else:
         flat.load(trainable)
     params: dict[str, Tensor] = {n: flat.views[n] if n in flat.views else v.clone() for n, v in job.params.items()}
-    leaves, first = list(flat.views.values()), True
+    leaves, slots, first = list(flat.views.values()), list(flat.slots.values()), True
     order = torch.from_numpy(job.order).to(job.x.device)
     for epoch in range(job.epochs if len(job.y) else 0):
         for rows in order[epoch][order[epoch] >= 0].split(job.batch_size):
             targets = {n: t.index_select(0, rows) for n, t in job.targets.items()}
             loss = job.loss(params, job.x.index_select(0, rows), job.y.index_select(0, rows), targets).mean()
-            torch._foreach_copy_(flat.slots, torch.autograd.grad(loss, leaves, materialize_grads=True))
+            torch._foreach_copy_(slots, torch.autograd.grad(loss, leaves, materialize_grads=True))
             descend(flat, job, first)
             first = False
-    trained = flat.copy()
-    return {n: trained.get(n, v) for n, v in params.items()}
+    return {n: v.detach() for n, v in params.items()}
 
 
 class Adam:
