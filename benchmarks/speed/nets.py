@@ -10,6 +10,11 @@ from benchmarks.speed.inputs import Weights
 
 def build(net: str, shape: list[int], classes: int) -> nn.Sequential:
     """LeNet (62,006 parameters on 3x32x32), the MLP 784-200-200-10 or the CNN of McMahan et al. (1,663,370)."""
+    with torch.random.fork_rng(devices=[]):  # layers draw as they are built; the weights are given
+        return _layers(net, shape, classes)
+
+
+def _layers(net: str, shape: list[int], classes: int) -> nn.Sequential:
     if net == "lenet":
         return nn.Sequential(
             nn.Conv2d(shape[0], 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),

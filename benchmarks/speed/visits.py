@@ -115,6 +115,9 @@ def visit(system: System, inputs: Inputs, timed: int, python: str, check: Callab
             timer.cancel()
             _end(mark)
             errors.close()
+            if process.stdout is not None:
+                process.stdout.close()
+            process.wait()
     return made
 
 
