@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -27,6 +28,9 @@ from fedkd.vault import Vault
 
 SPENT = {"num-examples": 0, "spent": 1}
 """The answer of a client whose privacy budget does not last for this round: it changes nothing."""
+
+KEPT = 4096
+"""Clients whose data a worker with a GPU keeps there (``fedkd.train.stage``)."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Worker:
         self.executor = setting.executor
         self.max_bytes = setting.experiment.max_upload_mb * 2**20
         self.schema_of = setting.module.schema
+        self._kept = lru_cache(maxsize=KEPT)(data.client)
 
     def train(self, order: Order) -> RecordDict:
         """Train each client of the order from its base version and write its new one."""
@@ -118,7 +123,8 @@ class Worker:
         """The state is whole; a method is given its part of it alone, and what came down under its own names."""
         state = self.store.read(client, version)
         own = outgoing.download(self.setting, order.round, outgoing.split(state)[1], order.own.get(client, {}))
-        return state, Broadcast(order.round, client, order.shared, own), self.data.client(client)
+        data = self._kept(client) if self.setting.device.type == "cuda" else self.data.client(client)
+        return state, Broadcast(order.round, client, order.shared, own), data
 
     def _jobs(self, order: Order, reply: Reply, held: dict[int, tuple[Arrays, Broadcast, ClientData, float]]) -> Iterator[Job]:
         for client, version in zip(order.clients, order.versions, strict=True):
@@ -169,7 +175,7 @@ class Worker:
         upload = Upload(client, outgoing.weight(setting, order.round, data), kinds)
         if reply.schema is None:
             reply.schema = self.schema_of(setting, order.round)
-        check(reply.schema, upload, self.max_bytes)
+        check(reply.schema, upload, self.max_bytes, finite=not order.reduce)
         factor = outgoing.mean_weight(setting, upload.weight)
         summand = reply.running.check(kinds, factor) if order.reduce else None
         digest = self.store.write(client, order.round, new_state)

@@ -144,8 +144,7 @@ class Prepared:
                 x, y, lists = table.x, table.y, split(table.y, np.arange(len(table)), int(self.meta["seed"]), n)
         else:
             own = dict(zip(PARTS, self._lists(n, PARTS), strict=True))
-            extra = own["extra"]
-            lists = own["train"], own["val"], np.sort(np.concatenate([own["test"], extra])) if len(extra) else own["test"]
+            lists = own["train"], own["val"], np.sort(np.concatenate([own["test"], own["extra"]]))
             x, y, first = self.arrays["x"], self.arrays["y"], 0
         parts = [Split(np.asarray(x[i]), np.asarray(y[i]), (i + first).astype(np.int32)) for i in lists]
         return ClientData(n, parts[0], parts[1], parts[2], self.public)

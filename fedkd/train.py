@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -210,7 +211,26 @@ def to_tensors(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
 
 
 def stage(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(x [K, ...] float32, y [K] int64) of a split on the device, copied once (64-byte aligned)."""
+    """(x [K, ...] float32, y [K] int64) of a split on the device, copied once (64-byte aligned).
+
+    On a GPU they stay there as long as the split lives, so that whoever keeps a client's data does not send it again.
+    """
+    return resident(split, device) if device.type == "cuda" else _copied(split, device)
+
+
+def resident(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The tensors of this very split, the same at every call; nobody may write to them."""
+    key = (id(split), str(device))
+    if key not in _resident:
+        _resident[key] = _copied(split, device)
+        weakref.finalize(split, _resident.pop, key, None)
+    return _resident[key]
+
+
+_resident: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
+
+
+def _copied(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.tensor(np.asarray(split.x), device=device), torch.tensor(np.asarray(split.y, dtype=np.int64), device=device)
 
 

@@ -64,8 +64,11 @@ def nbytes(kinds: Mapping[str, Arrays]) -> int:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def check(schema: Schema, upload: Upload, max_bytes: float) -> None:
+def check(schema: Schema, upload: Upload, max_bytes: float, *, finite: bool = True) -> None:
     """Refuse a record that is not what the method declared for this round.
+
+    Args:
+        finite: look for numbers that are none; false where ``fixed_point`` does so next.
 
     Raises: UploadError saying what is wrong: too large, an undeclared or missing kind or name, a wrong dtype or shape,
         rows that do not agree, a number out of range or not finite.
@@ -90,7 +93,7 @@ def check(schema: Schema, upload: Upload, max_bytes: float) -> None:
                 most = upload.weight if want.most is None else want.most
                 if value.shape[0] != rows or rows > most:
                     raise UploadError(f"{where}: {value.shape[0]} rows instead of {min(rows, most)}")
-            if value.dtype.kind == "f" and not _finite(value):
+            if finite and value.dtype.kind == "f" and not _finite(value):
                 raise UploadError(f"{where}: not finite")
             if value.size and (
                 (want.low is not None and value.min() < want.low) or (want.high is not None and value.max() >= want.high)

@@ -177,3 +177,20 @@ def test_running_sums_refuse_what_leaves_int64_and_only_that(sign: int) -> None:
     assert int(running.sums["k"]["w"][0]) == (2**62 if sign > 0 else -(2**63))
     running.add({"k": {"w": np.array([-sign * 2.0**30], np.float32)}}, 1)
     assert int(running.sums["k"]["w"][0]) == (0 if sign > 0 else -(2**62))
+
+
+@given(data=st.data())
+def test_running_sums_are_exact_beyond_what_float64_holds(data: st.DataObject) -> None:
+    """Values whose integers lie around 2**53 and below 2**63 / clients: Python's integers are the oracle. Odd low bits would
+    be lost in one float64 addition too many."""
+    exponents = data.draw(st.lists(st.integers(-30, 27), min_size=1, max_size=7))
+    running, expected = Running(), np.zeros(3, dtype=object)
+    for number, exponent in enumerate(exponents):
+        values = np.array([2.0**exponent, -(2.0**exponent), 3 * 2.0**-32]) + 2.0**-32
+        weight = 1 + number % 2
+        running.add({"k": {"w": values}}, weight)
+        expected += np.array([int(v) for v in np.rint(values * weight * SCALE)], dtype=object)
+        if number == 2:
+            assert running.sums["k"]["w"].tolist() == expected.tolist(), "asked in between"
+    assert running.sums["k"]["w"].tolist() == expected.tolist()
+    assert running.sums["k"]["w"].dtype == np.int64

@@ -44,6 +44,30 @@ def test_forward_with_given_parameters_is_the_modules_own() -> None:
     assert model.cut_shapes == [(16, 4, 4), (32, 2, 2), (64,)]
 
 
+@pytest.mark.parametrize("name", sorted(set(plugins.available("models")) - {"fedavg_cnn"}))
+@pytest.mark.parametrize("train", [False, True])
+def test_every_models_forward_is_its_modules_to_the_bit(name: str, train: bool) -> None:
+    module, x = plain(name, key=1).train(train), images(4)
+    out = LayeredModel(plain(name, key=2), (1, 8, 8), 5).forward(tensors(module), x, train=train)[1]
+    assert torch.equal(out, module(x))
+
+
+def test_layers_with_rare_options_are_their_modules_to_the_bit() -> None:
+    """What is called as a function must carry every option, and what has no such form is called as a module."""
+    with rng.torch_scope(4):
+        module = nn.Sequential(OrderedDict(
+            block1=nn.Sequential(nn.Conv2d(1, 4, 3, stride=2, padding=2, dilation=2, bias=False), nn.ReLU(inplace=True)),
+            block2=nn.Sequential(nn.Conv2d(4, 4, 3, padding="same"), nn.MaxPool2d(3, 2, padding=1, ceil_mode=True)),
+            block3=nn.Sequential(nn.Conv2d(4, 6, 3, padding=1, groups=2, padding_mode="circular"), nn.Flatten(2), nn.Flatten()),
+            block4=nn.Sequential(nn.Sequential(nn.LazyLinear(7, bias=False), nn.Tanh()), nn.GroupNorm(1, 7)),
+            classifier=nn.Linear(7, 5),
+        ))  # fmt: skip
+        x = images(3)
+        module(x)
+    out = LayeredModel(module, (1, 8, 8), 5).forward(tensors(module), x, train=True)[1]
+    assert torch.equal(out, module(x))
+
+
 def test_names_of_blocks_in_order() -> None:
     model = LayeredModel(plain(), (1, 8, 8), 5)
     assert model.blocks == 3

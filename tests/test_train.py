@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
+import weakref
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,7 +18,8 @@ from torch.nn import functional as F
 
 from fedkd.executors import loop
 from fedkd.jobs import local_job
-from fedkd.train import CHUNK, Adam, FlatVector, Job, evaluate, logits, sgd, stage, to_numpy, to_tensors
+from fedkd.train import CHUNK, Adam, FlatVector, Job, evaluate, logits, resident, sgd, stage, to_numpy, to_tensors
+from fedkd.types import Split
 from tests.toy import toy_clients, toy_setting
 
 CPU = torch.device("cpu")
@@ -133,6 +136,38 @@ def test_loop_yields_in_order_and_isolates_a_job_that_raises() -> None:
     assert torch.equal(outcomes[2][1]["w"], sgd(jobs[0])["w"])
 
 
+def test_loop_reuses_buffers_and_no_outcome_notices() -> None:
+    """Jobs of two shapes in turn, one of them without steps: each outcome is kept while the next ones are trained."""
+    still = dataclasses.replace(linear_job(), order=np.empty((0, 11), np.int64))
+    jobs = [linear_job(), linear_job(extra=(5,)), linear_job(), still, linear_job(momentum=0.0), linear_job(weight_decay=0.0)]
+    outcomes = [out for _, out in list(loop.run(jobs))]
+    for job, out in zip(jobs, outcomes, strict=True):
+        assert isinstance(out, dict)
+        alone = sgd(job)
+        assert all(torch.equal(out[n], alone[n]) for n in alone)
+
+
+def test_a_vector_fits_the_same_names_and_shapes_alone() -> None:
+    values = {"a": torch.ones(3), "b": torch.zeros(2, 2)}
+    flat = FlatVector(values, CPU)
+    assert flat.fits({n: v + 1 for n, v in values.items()})
+    others = ({"b": values["b"], "a": values["a"]}, {"a": values["a"]}, {**values, "c": torch.ones(1)},
+              {"a": torch.ones(3), "b": torch.zeros(4)})  # fmt: skip
+    assert not any(flat.fits(other) for other in others)
+    before = flat.views
+    flat.load({n: v + 1 for n, v in values.items()})
+    assert all(torch.equal(before[n], v) and torch.equal(flat.views[n], v + 1) for n, v in values.items())
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch, momentum: float) -> None:
+    """A vector longer than a block takes the steps of one that is not: the same bits."""
+    whole = sgd(linear_job(extra=(70, 200), momentum=momentum))
+    monkeypatch.setattr("fedkd.train.BLOCK", 64)
+    cut = sgd(linear_job(extra=(70, 200), momentum=momentum))
+    assert all(torch.equal(cut[n], whole[n]) for n in whole)
+
+
 def test_adam_is_torch_adam_and_goes_on_from_its_state() -> None:
     """20 steps on a quadratic; ours is rebuilt from plain arrays half-way, as after a resume."""
     generator = torch.Generator().manual_seed(1)
@@ -194,3 +229,24 @@ def test_stage_copies_and_widens_labels() -> None:
     assert (x.dtype, y.dtype) == (torch.float32, torch.int64)
     x.zero_()
     assert np.asarray(data.train.x).any()
+
+
+def test_resident_rows_are_copied_once_and_leave_with_their_split() -> None:
+    """What ``stage`` does on a GPU, here on the CPU: the same tensors while the split lives, nothing afterwards."""
+    data = toy_clients()[0]
+    split = Split(data.train.x.copy(), data.train.y.copy(), data.train.ids)
+    first, again = resident(split, CPU), resident(split, CPU)
+    assert first[0] is again[0] and first[1] is again[1]
+    assert torch.equal(first[0], stage(split, CPU)[0]) and stage(split, CPU)[0] is not first[0]
+    other = Split(split.x, split.y, split.ids)
+    assert resident(other, CPU)[0] is not first[0]
+    gone = weakref.ref(first[0])
+    del first, again, split
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_rows_stay_there() -> None:
+    split, cuda = toy_clients()[0].train, torch.device("cuda")
+    assert stage(split, cuda)[0] is stage(split, cuda)[0]
