@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from fedkd.faults import KILL_POINTS
-from simulations.grids.ray_nodes import Need, connected
+from simulations.grids.ray_runtime import Need, connected
 from simulations.run import DONE, execute, folders_of, load
 
 KNOWLEDGE = ("features", "heads")

@@ -152,12 +152,13 @@ def _cluster(address: str, experiment: Experiment | None) -> Iterator[Finding]:
     from fedkd.prepare import prepare
     from server.run_folder import state_root_of
     from simulations.grids import ray_nodes
+    from simulations.grids.ray_runtime import Need, connected
 
-    need = ray_nodes.Need() if experiment is None else ray_nodes.Need(experiment.cpus_per_worker, experiment.gpus_per_worker)
+    need = Need() if experiment is None else Need(experiment.cpus_per_worker, experiment.gpus_per_worker)
     try:
         for run in experiment.runs() if experiment is not None else []:
             prepare(run, state_root_of(run))
-        with ray_nodes.connected(address, need, 0):
+        with connected(address, need, 0):
             found = ray_nodes.problems(experiment, address)
             room = ray_nodes.capacity(need)
     except (ConfigError, WaitExpired) as error:

@@ -20,7 +20,7 @@ from fedkd.config import Experiment
 from fedkd.errors import ConfigError, RunError, WaitExpired
 from simulations.grids import ray_nodes
 from simulations.grids.dispatch import DEATHS, Died, Pool, WorkerGrid, call, identify
-from simulations.grids.ray_nodes import Need
+from simulations.grids.ray_runtime import Need, connected
 
 SHARED = "shared"
 """The record that every node gets alike: it goes into Ray's object store once a round, and to each Ray node once."""
@@ -64,7 +64,7 @@ def grid_of(experiment: Experiment, address: str = "") -> Iterator[RayGrid]:
     Raises: ConfigError where Ray has no room for the workers, or a cluster's nodes do not share what they must.
     """
     need = Need(experiment.cpus_per_worker, experiment.gpus_per_worker)
-    with ray_nodes.connected(address, need, experiment.workers):
+    with connected(address, need, experiment.workers):
         if address:
             for run in experiment.runs():
                 for node, what, mend in ray_nodes.problems(run, address):

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from simulations.grids.ray_nodes import Need, connected
+from simulations.grids.ray_runtime import Need, connected
 from simulations.run import DONE, EXPIRED, INTERRUPTED, WITH_FAILURES, execute
 from tests.small_runs import ROOT, final_hash, lines, run, small
 
@@ -129,6 +129,7 @@ def begun(tmp_path: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
     process = subprocess.Popen(
         [*command, "--output", str(tmp_path)], cwd=ROOT, env={**os.environ, "RAY_ADDRESS": "127.0.0.1:1"},
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("long/*/checkpoints/*")):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +19,10 @@ from fedkd.errors import ConfigError, RunError, WaitExpired
 from fedkd.prepare import prepare
 from simulations.doctor import examine
 from simulations.grids import ray as grid
-from simulations.grids import ray_nodes
+from simulations.grids import ray_nodes, ray_runtime
 from simulations.grids.dispatch import CODE_GONE, identify, stamp
-from simulations.grids.ray_nodes import Need, differences, look
+from simulations.grids.ray_nodes import differences, look
+from simulations.grids.ray_runtime import Need
 from simulations.run import USAGE, execute
 from tests.small_runs import small
 
@@ -281,21 +284,35 @@ def test_a_node_that_cannot_write_says_so(tmp_path: Path) -> None:
         ("6379", "valid: host:port of the cluster's head"),
         ("ray://head:10001", "valid: host:port of the cluster's head"),
         ("head:port", "valid: host:port of the cluster's head"),
-        ("127.0.0.1:1", r"no Ray answers at 127\.0\.0\.1:1 .*; start one: ray start --head --port 1"),
+        (
+            "127.0.0.1:1",
+            r"no head of a Ray cluster answers at 127\.0\.0\.1:1 \(UNAVAILABLE\); start one: ray start --head --port 1",
+        ),
     ],
 )
 def test_a_wrong_address_is_refused_within_seconds(tmp_path: Path, address: str, said: str) -> None:
     drawn = random.getstate()
     with pytest.raises(ConfigError, match=said):
-        ray_nodes._join(address, tmp_path)
+        ray_runtime._join(address, tmp_path)
     assert random.getstate() == drawn
     assert list(tmp_path.iterdir()) == []
+
+
+def test_something_else_that_listens_at_the_address_is_no_ray() -> None:
+    """A port that accepts and says nothing: Ray would wait for it without end."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        started = time.monotonic()
+        said = ray_runtime.heard(f"127.0.0.1:{silent.getsockname()[1]}", 0.5)
+    assert said in ("DEADLINE_EXCEEDED", "UNAVAILABLE")
+    assert time.monotonic() - started < 20
 
 
 def test_doctor_lists_what_differs_on_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from contextlib import nullcontext
 
-    monkeypatch.setattr(ray_nodes, "connected", lambda address, need, workers: nullcontext())
+    monkeypatch.setattr(ray_runtime, "connected", lambda address, need, workers: nullcontext())
     monkeypatch.setattr(ray_nodes, "capacity", lambda need: 3)
     monkeypatch.setattr(ray_nodes, "problems", lambda e, address: [("10.0.0.2 (ab)", "state-root is another", "mount it")])
     found = {f["check"]: f for f in examine(small(tmp_path), ray_address="h:1")}

@@ -44,20 +44,17 @@ def cluster() -> Iterator[Cluster]:
         command = [*common, *arguments]
         if inside:
             command = ["unshare", "-m", "sh", "-c", f'{inside} && exec "$0" "$@"', *command]
-        with (temp / "start.log").open("ab") as log:
+        said = temp / f"start-{len(nodes)}.log"
+        with said.open("ab") as log:
             nodes.append(subprocess.Popen(command, cwd=temp, env=environment, stdout=log, stderr=log, start_new_session=True))
+        wait_for(lambda: "Ray runtime started" in said.read_text(), nodes[-1])
         return nodes[-1]
 
-    def add(count: int, inside: str = "") -> subprocess.Popen[bytes]:
-        process = start(f"--address=127.0.0.1:{port}", inside=inside)
-        wait_for(lambda: len(list((temp / "session_latest" / "sockets").glob("raylet*"))) >= count, process)
-        return process
+    def add(inside: str = "") -> subprocess.Popen[bytes]:
+        return start(f"--address=127.0.0.1:{port}", inside=inside)
 
     try:
-        head = start(
-            "--head", "--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={temp}", "--include-dashboard=false"
-        )
-        wait_for(lambda: any((temp / "session_latest" / "sockets").glob("raylet*")), head)
+        start("--head", "--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={temp}", "--include-dashboard=false")
         yield Cluster(address=f"127.0.0.1:{port}", environment=environment, add=add, end=end)
     finally:
         for process in reversed(nodes):
@@ -91,7 +88,7 @@ def test_a_node_that_sees_another_disk_is_refused_before_anything_starts(cluster
     (output / "state").mkdir(parents=True)
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("needs the right to mount")
-    node = cluster.add(2, inside=f"mount -t tmpfs tmpfs {output}/state")
+    node = cluster.add(inside=f"mount -t tmpfs tmpfs {output}/state")
     try:
         run = start(cluster, output)
         told = json.loads(run.communicate(timeout=120)[0])
@@ -106,7 +103,7 @@ def test_a_node_that_sees_another_disk_is_refused_before_anything_starts(cluster
 def test_a_node_killed_in_the_middle_of_a_round_costs_time_alone(cluster: Cluster, tmp_path: Path) -> None:
     """Two nodes with one CPU each: after the death both cohorts run on the head, with the bits of one process."""
     alone = execute(load(CONFIG, SMALL, output=str(tmp_path / "alone"), workers=1))
-    node = cluster.add(2)
+    node = cluster.add()
     run = start(cluster, tmp_path / "out")
     state = tmp_path / "out" / "state"
     wait_for(lambda: bool(list(state.glob("check-*/*/1.safetensors"))), run)
