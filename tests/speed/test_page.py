@@ -74,12 +74,12 @@ def test_a_table_has_as_many_cells_as_its_head() -> None:
 def test_writing_replaces_the_measured_part_alone(tmp_path: Path) -> None:
     results = tmp_path / "results"
     results.mkdir()
-    (tmp_path / "performance.md").write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
+    (tmp_path / "performance.md").write_text(f"before\n{page.BEGIN}\nwhat was measured before\n{page.END}\nafter\n")
     page.write(result(), results)
     text = (tmp_path / "performance.md").read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
-    assert "old" not in text
+    assert "what was measured before" not in text
     assert "| fedkd, two |" in text
     assert "<svg" in (results / "figures" / "speed.svg").read_text()
     with pytest.raises(ValueError, match="no lines"):
