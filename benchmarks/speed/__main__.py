@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.speed import accuracy, ceiling, page, scale, targets, visits, workloads
-from benchmarks.speed.inputs import Inputs
+from benchmarks.speed.inputs import DEVICE, Inputs
 from benchmarks.speed.systems.catalogue import SYSTEMS
 from benchmarks.speed.workloads import WORKLOADS, Workload
 from simulations.run import provenance
@@ -26,6 +26,8 @@ ROUNDS = 30
 """Rounds whose cohorts and orders are exported: as many as the search for the target accuracy may take."""
 TIMED = 6
 """Rounds that count, over all visits of a system: at least five."""
+ON_A_GPU = ("loop-1", "inprocess-1", "pfl-1")
+"""Systems that the variant for one GPU runs."""
 NAMED = ("torch", "flwr", "ray", "pfl", "fedjax", "jax", "numpy")
 
 
@@ -83,7 +85,7 @@ def host() -> dict[str, Any]:
     own = sorted((visits.ROOT / ".venv-bench" / "lib").glob("python*/site-packages"))
     shared |= {d.metadata["Name"].lower(): d.version for d in distributions(path=[str(p) for p in own])}
     return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "cores": os.cpu_count(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "cores": os.cpu_count(), "device": os.environ[DEVICE],
         "cpu": cpu[0].split(":", 1)[1].strip() if cpu else "",
         "python": platform.python_version(), "versions": {n: shared.get(n, "") for n in NAMED}, "git": provenance(),
         "load": os.getloadavg()[0],
@@ -95,6 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workloads", default="W1,W3,W4,W2,W6")
     parser.add_argument("--systems", default="", help="only these, e.g. inprocess-2,loop-2")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: what trains in one process")
     parser.add_argument("--minutes", type=float, default=25.0, help="second visits and scale points stop in time for this")
     parser.add_argument("--without-scale", action="store_true")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -103,7 +106,8 @@ def main() -> None:
     started = time.monotonic()
     end = started + 60 * asked.minutes
     place = asked.keep or Path(tempfile.mkdtemp(prefix="fedkd-bench-"))
-    only = {k for k in asked.systems.split(",") if k}
+    only = {k for k in asked.systems.split(",") if k} or (set(ON_A_GPU) if asked.device == "cuda" else set())
+    os.environ[DEVICE] = asked.device
     result: dict[str, Any] = {"schema": 1, "host": host(), "workloads": {}, "scale": [], "heads": {}}
     try:
         chosen = [WORKLOADS[k] for k in asked.workloads.split(",") if k]

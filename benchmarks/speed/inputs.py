@@ -89,6 +89,15 @@ def argv() -> list[str]:
     return sys.argv
 
 
+DEVICE = "FEDKD_BENCH_DEVICE"
+"""Environment variable: "cpu" or "cuda"."""
+
+
+def device() -> str:
+    """Where this process trains."""
+    return os.environ.get(DEVICE, "cpu")
+
+
 SHARE = "FEDKD_BENCH_SHARE"
 """Environment variable "i/n": this process takes every n-th client of a cohort, from the i-th on."""
 

@@ -42,4 +42,4 @@ def load(module: nn.Module, weights: Weights) -> None:
 
 def read(module: nn.Module, names: list[str]) -> Weights:
     """A net's weights under fedkd's names."""
-    return {n: p.detach().numpy().copy() for n, p in zip(names, module.parameters(), strict=True)}
+    return {n: p.detach().cpu().numpy().copy() for n, p in zip(names, module.parameters(), strict=True)}

@@ -99,8 +99,9 @@ def text(result: dict[str, Any]) -> str:
     """Everything measured, as Markdown."""
     host = result["host"]
     versions = ", ".join(f"{n} {v}" for n, v in host["versions"].items() if v)
+    gpu = "one GPU" if host.get("device") == "cuda" else "no GPU in use"
     parts = [
-        f"Measured on {host['date']}: {host['cores']} cores ({host['cpu']}), no GPU in use, Python {host['python']}, "
+        f"Measured on {host['date']}: {host['cores']} cores ({host['cpu']}), {gpu}, Python {host['python']}, "
         f"{versions}; commit {host['git'][:12]}; {result['minutes']:.0f} minutes.",
         "### Targets", target_table(result["targets"]),
         *(workload_table(key, measured) for key, measured in result["workloads"].items()),

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.speed import processes, reference
-from benchmarks.speed.inputs import Inputs
+from benchmarks.speed.inputs import Inputs, device
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 240.0
@@ -92,6 +92,8 @@ def visit(system: System, inputs: Inputs, timed: int, python: str, check: Callab
         command = [python, "-m", f"benchmarks.speed.systems.{system.module}", str(inputs.folder), str(timed + 2)]
         command += [str(system.workers), place, *system.more]
         environment = {**os.environ, processes.MARK: mark, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        if device() == "cpu":
+            environment["CUDA_VISIBLE_DEVICES"] = ""  # pfl and JAX take a GPU unasked
         started, errors = time.monotonic(), (Path(place) / "errors").open("w+")
         process = subprocess.Popen(
             command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True

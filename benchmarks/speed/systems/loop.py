@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.speed import nets
-from benchmarks.speed.inputs import Inputs, Weights, arguments, argv, keep, said
+from benchmarks.speed.inputs import Inputs, Weights, arguments, argv, device, keep, said
 
 
 class Loop:
@@ -25,8 +25,10 @@ class Loop:
 
     def __init__(self, inputs: Inputs) -> None:
         torch.set_num_threads(1)
+        torch.backends.cudnn.allow_tf32 = False  # equality is with float32
+        self.device = torch.device(device())
         self.inputs, meta = inputs, inputs.meta
-        self.module = nets.build(meta["net"], meta["shape"], meta["classes"])
+        self.module = nets.build(meta["net"], meta["shape"], meta["classes"]).to(self.device)
         self.parameters = list(self.module.parameters())
         self.staged: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -38,10 +40,10 @@ class Loop:
         optimizer = torch.optim.SGD(self.parameters, lr=meta["learning_rate"], momentum=meta["momentum"], foreach=True)
         if client not in self.staged:
             x, y = self.inputs.rows(client)
-            self.staged[client] = torch.from_numpy(x), torch.from_numpy(y)
+            self.staged[client] = torch.from_numpy(x).to(self.device), torch.from_numpy(y).to(self.device)
         x, y = self.staged[client]
         for batch in self.inputs.batches(round, client):
-            rows = torch.from_numpy(batch)
+            rows = torch.from_numpy(batch).to(self.device)
             optimizer.zero_grad(set_to_none=True)
             F.cross_entropy(self.module(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -54,14 +56,14 @@ class Loop:
 
     def share(self, round: int, cohort: list[int], start: Weights) -> tuple[list[Any], int]:
         """(weighted sums, weight) of some clients of a round."""
-        first = [torch.from_numpy(v) for v in start.values()]
+        first = [torch.from_numpy(v).to(self.device) for v in start.values()]
         total = [torch.zeros_like(v, dtype=torch.float64) for v in first]
         weight = 0
         for client in cohort:
             count = self.train(round, client, first)
             self.add(total, count)
             weight += count
-        return [t.numpy() for t in total], weight
+        return [t.cpu().numpy() for t in total], weight
 
 
 def serve(pipe: Connection, folder: str) -> None:

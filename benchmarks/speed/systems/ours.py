@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.numpy import load as load_bytes
 
 from benchmarks.speed import workloads
-from benchmarks.speed.inputs import Inputs, Weights, arguments, argv, keep, said
+from benchmarks.speed.inputs import Inputs, Weights, arguments, argv, device, keep, said
 from simulations.run import execute
 
 LOOK = 0.002
@@ -63,5 +63,5 @@ def run(inputs: Inputs, rounds: int, workers: int, grid: str, more: tuple[str, .
 
 if __name__ == "__main__":
     inputs, rounds, workers, out = arguments(argv())
-    settings = tuple(argv()[6:])
+    settings = (*argv()[6:], f"device={device()}")
     keep(out, run(inputs, rounds, workers, argv()[5], settings), inputs.cohort(0))
