@@ -67,6 +67,7 @@ class Round:
     """rows that the mechanism released anew to a client in this round"""
     wire_up: int = 0
     wire_down: int = 0
+    _sizes_by_digits: dict[int, int] = field(default_factory=dict)
 
     @property
     def schema(self) -> Schema:
@@ -110,7 +111,7 @@ class Round:
                 upload = Upload(client, weight, kinds)
                 check(self.schema, upload, self.max_bytes)
                 self.uploads.rows.append(upload)
-            size = self._summed_bytes(client) if summed else codec.upload_bytes(client, kinds)
+            size = self._summed_bytes(len(str(client))) if summed else codec.upload_bytes(client, kinds)
             self.answers[client] = Answer(metrics, version, digest, size)
             self.failures.pop(client, None)
         except UploadError as error:
@@ -157,12 +158,15 @@ class Round:
         self.uploads.add_sums(sums, weight, summed)
         return set(summed)
 
-    def _summed_bytes(self, client: int) -> int:
-        fixed = {
-            kind: {n: np.empty([d or 0 for d in f.shape], f.dtype) for n, f in fields.items()}
-            for kind, fields in self.schema.items()
-        }
-        return codec.upload_bytes(client, fixed)
+    def _summed_bytes(self, digits: int) -> int:
+        """Bytes of a client's own record that a worker has summed: from the declaration, and the length of its id."""
+        if digits not in self._sizes_by_digits:
+            fixed = {
+                kind: {n: np.empty([d or 0 for d in f.shape], f.dtype) for n, f in fields.items()}
+                for kind, fields in self.schema.items()
+            }
+            self._sizes_by_digits[digits] = codec.upload_bytes(10 ** (digits - 1), fixed)
+        return self._sizes_by_digits[digits]
 
     def _fail(self, client: int, node: int, error: str, where: str, message: str, *, replied: bool) -> None:
         self.failures[client] = Failure(client, node, error, where, message, replied)

@@ -248,14 +248,15 @@ class MethodStrategy(Strategy):
         r, s = self.round, self.setting
         shared, down = self._down(number, clients)
         shared_record = codec.to_record(codec.flatten(shared)) if shared else None
+        base = codec.broadcast_bytes(0, shared, {})
         for client, own in down.items():
-            r.bytes_down[client] = codec.broadcast_bytes(client, shared, own)
+            r.bytes_down[client] = codec.broadcast_bytes(client, shared, own) if own else base
             if self.transcript is not None and kind == "train":
                 self.transcript.broadcast(number, client, shared, own)
         reduce = kind == "train" and self.transcript is None and r.uploads.cohort > 1
         reduce = reduce and self.method.reduction(s, number) == "mean"
         out: list[Message] = []
-        for node, group in self._groups(clients, down, shared, reduce):
+        for node, group in self._groups(clients, down, base, reduce):
             content = RecordDict({"config": self._config(number, group, reduce)})
             if shared_record is not None:
                 content["shared"] = shared_record
@@ -268,16 +269,15 @@ class MethodStrategy(Strategy):
             out.append(Message(content, dst_node_id=node, message_type=kind, group_id=group_id))
         return out
 
-    def _groups(self, clients: list[int], down: dict[int, Kinds], shared: Kinds, reduce: bool) -> list[tuple[int, list[int]]]:
-        """Clients by home node, cut so that neither a message nor its reply is above max-message-mb."""
+    def _groups(self, clients: list[int], down: dict[int, Kinds], base: int, reduce: bool) -> list[tuple[int, list[int]]]:
+        """Clients by home node, cut so that neither message (``base`` bytes at least) nor reply is above max-message-mb."""
         limit = self.setting.experiment.max_message_mb * 2**20
-        base = codec.broadcast_bytes(0, shared, {})
         groups: list[tuple[int, list[int]]] = []
         for position in dict.fromkeys(int(self.home[c]) for c in clients):
             node = self.nodes[position]
             size, current = base, list[int]()
             for client in (c for c in clients if int(self.home[c]) == position):
-                own = codec.broadcast_bytes(client, {}, down[client])
+                own = codec.broadcast_bytes(client, {}, down[client]) if down[client] else 0
                 weight = max(own, 0 if reduce else self._expected_upload(client))
                 if current and size + weight > limit:
                     groups.append((node, current))
