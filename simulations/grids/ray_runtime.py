@@ -51,10 +51,10 @@ def connected(address: str, need: Need, workers: int) -> Iterator[None]:
 
     Raises: ConfigError where nothing answers at the address, or this machine is no node of that cluster.
     """
-    drawn = random.getstate()
     if not address:
         _ask_for_a_token()
-    import ray
+    with _mild():
+        import ray
 
     if ray.is_initialized():
         yield
@@ -68,13 +68,11 @@ def connected(address: str, need: Need, workers: int) -> Iterator[None]:
                 else:
                     _start(folder, need, workers)
             _hush()
-            random.setstate(drawn)  # Ray draws from the global generator
             yield
     finally:
         with _mild():
             ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
-        random.setstate(drawn)
 
 
 def _start(folder: Path, need: Need, workers: int) -> None:
@@ -190,10 +188,14 @@ def _hush() -> None:
 
 @contextlib.contextmanager
 def _mild() -> Iterator[None]:
-    """Without Ray's own warnings, of files that it leaves open and of what it will change."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Without Ray's own warnings, of files that it leaves open and of what it will change, nor its draws from ``random``."""
+    drawn = random.getstate()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        random.setstate(drawn)
 
 
 @contextlib.contextmanager
