@@ -92,6 +92,7 @@ def visit(system: System, inputs: Inputs, timed: int, python: str, check: Callab
         command = [python, "-m", f"benchmarks.speed.systems.{system.module}", str(inputs.folder), str(timed + 2)]
         command += [str(system.workers), place, *system.more]
         environment = {**os.environ, processes.MARK: mark, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        environment["RAY_worker_niceness"] = str(os.getpriority(os.PRIO_PROCESS, 0))  # Ray's own 15 gives way to any other job
         if device() == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""  # pfl and JAX take a GPU unasked
         started, errors = time.monotonic(), (Path(place) / "errors").open("w+")
