@@ -4,7 +4,7 @@ Whoever starts a run calls ``prepare``; clients call ``open_data`` and memory-ma
 the data set's library or flwr-datasets. Files: ``x.npy``, ``y.npy`` (a sample's id is its row number), ``rows.npy``
 (its row in the data set), ``{train,val,test,extra}.npy`` with ``*_offsets.npy``, ``histogram.npy``, ``holdout.npy``,
 ``canaries.npz``, ``public.npy`` where there are public transfer rows, ``meta.json``. A generating data set has ``sizes.npy``
-and ``meta.json``; where its rows are few they are made once and stored too, with ``starts.npy``.
+and ``meta.json``, and its rows with ``starts.npy`` where they are few.
 """
 
 from __future__ import annotations
@@ -137,16 +137,16 @@ class Prepared:
         if "stride" in self.meta:
             first = n * int(self.meta["stride"])
             if "starts" in self.arrays:
-                rows = slice(*self.arrays["starts"][n : n + 2])
-                x, y, lists = self.arrays["x"][rows], self.arrays["y"][rows], self._lists(n, ("train", "val", "test"))
+                own = slice(*self.arrays["starts"][n : n + 2])
+                x, y, lists = self.arrays["x"][own], self.arrays["y"][own], self._lists(n, PARTS[:3])
             else:
                 table = self._table(n)
                 x, y, lists = table.x, table.y, split(table.y, np.arange(len(table)), int(self.meta["seed"]), n)
         else:
-            own = dict(zip(PARTS, self._lists(n, PARTS), strict=True))
-            lists = own["train"], own["val"], np.sort(np.concatenate([own["test"], own["extra"]]))
+            train, val, test, extra = self._lists(n, PARTS)
+            lists = train, val, np.sort(np.concatenate([test, extra]))
             x, y, first = self.arrays["x"], self.arrays["y"], 0
-        parts = [Split(np.asarray(x[i]), np.asarray(y[i]), (i + first).astype(np.int32)) for i in lists]
+        parts = [Split(_taken(x, i), _taken(y, i), (i + first).astype(np.int32)) for i in lists]
         return ClientData(n, parts[0], parts[1], parts[2], self.public)
 
     def _lists(self, n: int, parts: tuple[str, ...]) -> tuple[Array, ...]:
@@ -178,6 +178,12 @@ class Prepared:
         return module, parse_args(self.meta["data_args"], module.Config, "data.args")
 
 
+def _taken(array: Array, rows: Array) -> Array:  # rows [K] ascending
+    """The rows: mapped where they lie side by side, else copied."""
+    together = len(rows) > 0 and int(rows[-1]) - int(rows[0]) == len(rows) - 1
+    return array[int(rows[0]) : int(rows[-1]) + 1] if together else np.asarray(array[rows])
+
+
 def open_data(path: Path) -> Prepared:
     """Open a prepared folder, checking format, hash, file sizes and the hashes of the small files.
 
@@ -200,7 +206,7 @@ def open_data(path: Path) -> Prepared:
         if pin["bytes"] <= SMALL and file_sha256(file) != pin["sha256"]:
             raise DataError(f"{file} does not match its sha256; {redo}")
         if file.suffix == ".npy":
-            # still mapped; the class np.memmap would make each of a round's many slices an object of its own bookkeeping
+            # still mapped: a plain view, because each slice of an np.memmap costs more than its rows
             arrays[file.stem] = np.load(file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     return Prepared(path, meta, arrays)
 
@@ -320,8 +326,7 @@ def _generated(e: Experiment, module: ModuleType, config: Any) -> tuple[dict[str
         raise ConfigError(f"num-clients = {e.num_clients} clients of up to {stride} samples exceed int32 sample ids")
     sizes = np.array([split_sizes(int(n))[0] for n in totals], dtype=np.int64)
     facts = {"stride": stride, "counts": {"available": int(totals.sum()), "train": int(sizes.sum())}}
-    row = int(np.prod(module.spec(config).shape)) * 4
-    few = len(totals) <= STORED[0] and int(totals.sum()) * row <= STORED[1]
+    few = len(totals) <= STORED[0] and 4 * int(totals.sum()) * int(np.prod(module.spec(config).shape)) <= STORED[1]
     return {"sizes.npy": sizes, **(_made(e, module, config) if few else {})}, facts
 
 

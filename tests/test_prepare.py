@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedkd import plugins
 from fedkd.config import Experiment
@@ -22,7 +24,7 @@ from fedkd.data import digits, synthetic
 from fedkd.dataset import Table
 from fedkd.errors import ConfigError, DataError
 from fedkd.partition import split
-from fedkd.prepare import data_hash, open_data, prepare
+from fedkd.prepare import _taken, data_hash, open_data, prepare
 
 AUDITED = Experiment(num_clients=6, max_samples=900, extra_test=20, audit_holdout=0.1, audit_canaries=30, seed=5)
 
@@ -299,3 +301,12 @@ def test_exact_duplicates_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path:
     tests = {row.tobytes() for n in (0, 1) for row in open_data(path).client(n).test.x}
     trained = {row.tobytes() for n in (0, 1) for row in open_data(path).client(n).train.x}
     assert duplicates["test_rows_equal_to_a_train_row"] >= len(tests & trained) > 0
+
+
+@given(st.lists(st.integers(0, 40), unique=True, max_size=12))
+def test_rows_are_taken_as_they_are_named(rows: list[int]) -> None:
+    """Side by side or not, one or none: numpy's own indexing is the oracle; only a range is not copied."""
+    array, wanted = np.arange(123).reshape(41, 3), np.array(sorted(rows), np.int32)
+    got = _taken(array, wanted)
+    assert np.array_equal(got, array[wanted])
+    assert np.shares_memory(got, array) == (bool(rows) and sorted(rows) == list(range(min(rows), max(rows) + 1)))
