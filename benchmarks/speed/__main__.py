@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=25.0, help="second visits and scale points stop in time for this")
     parser.add_argument("--without-scale", action="store_true")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--note", default="", help="what a reader must know of this run, e.g. that the host was busy")
     parser.add_argument("--keep", type=Path, default=None, help="folder for inputs, made once and used again")
     asked = parser.parse_args()
     started = time.monotonic()
@@ -108,7 +109,7 @@ def main() -> None:
     place = asked.keep or Path(tempfile.mkdtemp(prefix="fedkd-bench-"))
     only = {k for k in asked.systems.split(",") if k} or (set(ON_A_GPU) if asked.device == "cuda" else set())
     os.environ[DEVICE] = asked.device
-    result: dict[str, Any] = {"schema": 1, "host": host(), "workloads": {}, "scale": [], "heads": {}}
+    result: dict[str, Any] = {"schema": 1, "host": host(), "note": asked.note, "workloads": {}, "scale": [], "heads": {}}
     try:
         chosen = [WORKLOADS[k] for k in asked.workloads.split(",") if k]
         for position, workload in enumerate(chosen):

@@ -103,6 +103,7 @@ def text(result: dict[str, Any]) -> str:
     parts = [
         f"Measured on {host['date']}: {host['cores']} cores ({host['cpu']}), {gpu}, Python {host['python']}, "
         f"{versions}; commit {host['git'][:12]}; {result['minutes']:.0f} minutes.",
+        *([result["note"]] if result.get("note") else []),
         "### Targets", target_table(result["targets"]),
         *(workload_table(key, measured) for key, measured in result["workloads"].items()),
     ]  # fmt: skip
