@@ -52,10 +52,11 @@ W2 = Workload("W2", "LeNet, batch 32, five epochs", 3.20e6,
               (*_data(200, "[3, 32, 32]"), "local-epochs=5", "batch-size=32"), PEERS)  # fmt: skip
 W3 = Workload("W3", "MLP 784-200-200-10, batch 10, one epoch", 0.88e6,
               (*_data(1000, "[1, 28, 28]"), "model.name=mlp"), target=0.8, visits=2)  # fmt: skip
-# At the rate of the others, 0.05 with momentum, a client's loss may jump; then a rounding that flips one maximum of a pool grows
-# to 1e-2 in five steps, in any float32 arithmetic, and equality says nothing. The rate does not change the speed.
+# At the rate of the others, 0.05 with momentum, a client's loss may jump; then a rounding that flips one maximum of a pool
+# grows to 1e-2 in five steps, in any float32 arithmetic, and equality says nothing. The rate does not change the speed.
 W4 = Workload("W4", "CNN, 1,663,370 parameters, batch 10, one epoch", 72.4e6,
-              (*_data(200, "[1, 28, 28]"), "model.name=fedavg_cnn", 'model.args="padding = 2"', "learning-rate=0.01"), PEERS)  # fmt: skip
+              (*_data(200, "[1, 28, 28]"), "model.name=fedavg_cnn", 'model.args="padding = 2"', "learning-rate=0.01"),
+              PEERS)  # fmt: skip
 W6 = Workload("W6", "LeNet, log-normal sizes 10 to 500, batch 10, one epoch", 3.20e6,
               _data(1000, "[3, 32, 32]", ", size_skew = 1.0"), ("loop-2", "inprocess-2", "pfl-2"))  # fmt: skip
 WORKLOADS = {w.key: w for w in (W1, W2, W3, W4, W6)}
