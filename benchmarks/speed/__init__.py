@@ -1,0 +1,1 @@
+"""How fast a round is, beside the peers, on one host and in one run (``make bench``); protocol: docs/performance.md."""
