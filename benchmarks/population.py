@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from fedkd import clipping, heads, outgoing, public
-from fedkd.errors import ConfigError
+from fedkd.errors import ConfigError, UploadError
 from fedkd.fixed_point import SCALE
 from fedkd.jobs import batch_order
 from fedkd.methods import fedd2s
@@ -113,7 +113,7 @@ def federate(setting: Setting, people: Population, vault: Vault) -> Outcome:
     if setting.module is not fedd2s or fedd2s.knowledge(setting) not in ("heads", "none"):
         raise ConfigError('the stacked population carries fedd2s with knowledge = "heads" or "none" and its configurations')
     if setting.experiment.score != "after_local" or setting.experiment.metrics != "home":
-        raise ConfigError('the stacked population scores after local training, and its clients weigh the same (metrics = "home")')
+        raise ConfigError('the stacked population scores after local training, with metrics = "home"')
     clients = len(people.sizes)
     start = {**setting.initial(), **_first_heads(setting)}
     own = {n: torch.tensor(v).expand(clients, *v.shape).clone() for n, v in start.items()}
@@ -265,9 +265,13 @@ class _Totals:
         self.norms.append(norm)
         self.shares.append(squares.get("heads", torch.zeros(len(norm))) / norm.square().clamp_min(1e-30))
         limit = self.bound * clipping.BELOW
-        factor = torch.where(norm > limit, limit / norm, 1.0) if self.differences else torch.ones_like(norm)
+        factor = torch.where(norm > limit, limit / norm, 1.0).nan_to_num(0.0) if self.differences else torch.ones_like(norm)
+        lost = ~norm.isfinite()
+        if bool(lost.any()) and not self.differences:
+            raise UploadError(f"the weights of {int(lost.sum())} clients are not finite")
         for k, a in moved.items():
             for n, v in a.items():
+                v[lost] = 0.0  # as fedkd.clipping has it
                 whole = v if self.differences else v + torch.tensor(self.known[k][n]).double()
                 self.summed[k][n] += torch.einsum("n,n...->...", factor, whole).numpy()
 
