@@ -75,6 +75,8 @@ class Outcome:
     """share of clients whose difference was clipped, by round"""
     heads: list[float]
     """median share of the squared norm that the heads take, by round in which heads are sent"""
+    lost: list[float]
+    """share of clients whose weights were not finite, which add zeros, by round"""
     state: Arrays
     """of the server, after the last round"""
 
@@ -121,7 +123,7 @@ def federate(setting: Setting, people: Population, vault: Vault) -> Outcome:
     nothing = torch.full((clients,), torch.nan)
     latest = {"test": nothing, "val": nothing}
     history: list[dict[str, Tensor]] = []
-    out = Outcome(nothing, 0.0, 0.0, [], [], [], state)
+    out = Outcome(nothing, 0.0, 0.0, [], [], [], [], state)
     for round in range(setting.rounds):
         cohort, totals = setting.sample(round), _Totals(setting, round, state)
         latest = {n: v.clone() for n, v in latest.items()}
@@ -286,8 +288,10 @@ class _Totals:
     def describe(self, out: Outcome) -> None:
         """Norms of the round into the outcome."""
         if self.norms:
-            norms = torch.cat(self.norms)
-            out.norms.append(float(norms.median()))
-            out.clipped.append(float((norms > self.bound).double().mean()))
-            if "heads" in self.known:
-                out.heads.append(float(torch.cat(self.shares).median()))
+            norms, shares = torch.cat(self.norms), torch.cat(self.shares)
+            finite = norms.isfinite()
+            out.norms.append(float(norms[finite].median()) if bool(finite.any()) else 0.0)
+            out.clipped.append(float(((norms > self.bound) | ~finite).double().mean()))
+            out.lost.append(float((~finite).double().mean()))
+            if "heads" in self.known and bool(finite.any()):
+                out.heads.append(float(shares[finite].median()))

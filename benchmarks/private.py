@@ -164,7 +164,7 @@ def run(cell: Cell, output: Path) -> dict[str, Any]:
         scores = out.test[~out.test.isnan()].tolist()
         result.update(
             accuracy=out.accuracy, worst_decile=float(worst_decile(scores)), validation=out.validation,
-            clients_scored=len(scores), median_norm=_mean(out.norms), clipped=_mean(out.clipped), head_share=_mean(out.heads),
+            clients_scored=len(scores), median_norm=_mean(out.norms), clipped=_mean(out.clipped), head_share=_mean(out.heads), lost=_mean(out.lost),
         )  # fmt: skip
     noise = getattr(setting.mechanism.config, "noise_multiplier", 0.0)
     result.update(noise_multiplier=noise, cohort=setting.cohort_size, epsilon=None, numbers=_numbers(setting))
