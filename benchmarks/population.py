@@ -120,34 +120,40 @@ def federate(setting: Setting, people: Population, vault: Vault) -> Outcome:
     start = {**setting.initial(), **_first_heads(setting)}
     own = {n: torch.tensor(v).expand(clients, *v.shape).clone() for n, v in start.items()}
     state, last = fedd2s.init(setting), np.full(clients, -1)
-    nothing = torch.full((clients,), torch.nan)
-    latest = {"test": nothing, "val": nothing}
     history: list[dict[str, Tensor]] = []
-    out = Outcome(nothing, 0.0, 0.0, [], [], [], [], state)
+    out = Outcome(torch.full((clients,), torch.nan), 0.0, 0.0, [], [], [], [], state)
     for round in range(setting.rounds):
         cohort, totals = setting.sample(round), _Totals(setting, round, state)
-        latest = {n: v.clone() for n, v in latest.items()}
         for start_at in range(0, len(cohort), TOGETHER):
             group = sorted(cohort[start_at : start_at + TOGETHER], key=lambda c: -people.sizes[c])
             params = {n: v[group] for n, v in own.items()}
             _receive(setting, state, params, last[group])
             trained = _train(setting, state, round, people, group, params)
-            for name, part in (("test", people.test), ("val", people.val)):
-                latest[name][group] = _accuracy(setting, trained, part, group)
             for n, v in trained.items():
                 own[n][group] = v
             totals.add(trained)
-        history = [*history[1 - LAST :], latest]
         uploads = totals.uploads(cohort)
         if uploads.schema:
             state = fedd2s.aggregate(setting, state, round, outgoing.combined(setting, round, state, uploads, vault))[0]
         last[cohort] = round
         totals.describe(out)
+        if round >= setting.rounds - LAST:
+            history.append(_scores(setting, people, own, last))
     out.test, out.state = _mean_of_last(history, "test"), state
     val, rows = _mean_of_last(history, "val"), people.val.real.sum(1)
     scored = ~val.isnan() & (rows > 0)
     out.val_right, out.val_rows = float((val * rows)[scored].sum()), float(rows[scored].sum())
     return out
+
+
+def _scores(setting: Setting, people: Population, own: Mapping[str, Tensor], last: np.ndarray) -> dict[str, Tensor]:
+    """[N] accuracies of what each client has held since it last took part; NaN for one that never did."""
+    found = {}
+    for name, part in (("test", people.test), ("val", people.val)):
+        groups = torch.arange(len(last)).split(TOGETHER)
+        every = torch.cat([_accuracy(setting, {n: v[g] for n, v in own.items()}, part, g) for g in groups])
+        found[name] = torch.where(torch.from_numpy(last >= 0), every, torch.nan)
+    return found
 
 
 def _mean_of_last(history: Sequence[Mapping[str, Tensor]], name: str) -> Tensor:
@@ -235,7 +241,7 @@ def _take(values: Tensor, rows: Tensor) -> Tensor:  # [n, K, ...], [n, B] -> [n,
 
 
 @torch.no_grad()
-def _accuracy(setting: Setting, params: Mapping[str, Tensor], part: Part, group: Sequence[int]) -> Tensor:  # [n]
+def _accuracy(setting: Setting, params: Mapping[str, Tensor], part: Part, group: Sequence[int] | Tensor) -> Tensor:  # [n]
     real = part.real[group]
     forward = vmap(lambda own, x: setting.model.forward(own, x)[1])
     right = forward({n: params[n] for n in setting.model.names}, part.x[group]).argmax(2) == part.y[group]

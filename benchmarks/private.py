@@ -3,9 +3,9 @@
 ``python -m benchmarks.private`` (or ``make private``) runs what is missing of the study, then writes
 ``docs/results/private.json``, ``private.md`` and figures (``benchmarks/private_page.py``); the example-level part is
 ``benchmarks/private_examples.py``. One file per run: a stopped study goes on where it was, and ``--seeds 2`` may run beside it
-on another core. The noise multiplier follows from epsilon, delta and the largest number of participations of a client. Clip
-bound and learning rate of each method are chosen on the pooled validation rows of seed 100, whose clients, data and partition
-are none of the reported ones, at epsilon 4; the reported seeds' test rows choose nothing.
+on another core. The noise multiplier follows from epsilon, delta and the largest number of participations of a client. The
+learning rate (without noise) and then the clip bound (at epsilon 4) of each method are chosen on the pooled validation rows of
+seed 100, whose clients, data and partition are none of the reported ones; the reported seeds' test rows choose nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ DELTA = 1e-5
 """Below 1 / number of users in every task."""
 EPSILONS = (1.0, 2.0, 4.0, 8.0)
 AT = 4.0
-"""The epsilon at which clip bound and rate are chosen."""
+"""The epsilon at which clip bounds are chosen."""
 CLIPS, RATES = (0.1, 0.3, 1.0), (0.05, 0.15)
 METHODS = {
     "FedD2S-avg, heads (ours)": 'knowledge = "heads"',
@@ -62,24 +62,23 @@ class Task:
 
     config: str
     keys: tuple[str, ...]
-    methods: tuple[str, ...]
+    methods: dict[str, tuple[float, ...]]
+    """method -> epsilons at which it runs, beside no noise"""
     local: str = ""
     """the task whose local training is this one's too, because each client's data are drawn alike; "" = its own"""
     choice: str = ""
     """the task whose choices are taken over; "" = its own"""
 
 
+FULL = ("num-server-rounds=12",)
+FIFTH = ("num-server-rounds=20", "num-clients=5000", "fraction-train=0.2")
+PAIR = dict.fromkeys(tuple(METHODS)[:2], EPSILONS)
 TASKS = {
-    "synthetic, 1,000": Task(SYNTHETIC, ("num-server-rounds=20", "local-epochs=3"), tuple(METHODS)),
-    "synthetic, 5,000": Task(
-        SYNTHETIC, ("num-server-rounds=20", "local-epochs=3", "num-clients=5000", "fraction-train=0.2"),
-        tuple(METHODS)[:2], "synthetic, 1,000", "synthetic, 1,000",
-    ),
-    "Fashion-MNIST, 1,000": Task(FASHION, (), tuple(METHODS)[:2]),
-    "Fashion-MNIST, 5,000": Task(
-        FASHION, ("local-epochs=3", "num-clients=5000", "fraction-train=0.2", "min-client-samples=1"), tuple(METHODS)[:2]
-    ),
-}  # fmt: skip
+    "synthetic, 1,000": Task(SYNTHETIC, (*FULL, "local-epochs=3"), {**PAIR, "share-late": (AT,)}),
+    "synthetic, 5,000": Task(SYNTHETIC, (*FIFTH, "local-epochs=3"), PAIR, "synthetic, 1,000", "synthetic, 1,000"),
+    "Fashion-MNIST, 1,000": Task(FASHION, (*FULL, "local-epochs=2"), PAIR),
+    "Fashion-MNIST, 5,000": Task(FASHION, (*FIFTH, "local-epochs=3", "min-client-samples=1"), PAIR),
+}
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def experiment_of(cell: Cell, output: Path) -> Experiment:
     """The cell's run; what a noise multiplier needs is counted in ``noise_of``."""
     task = TASKS[cell.task]
     local = cell.method == "local"
-    keys = [*task.keys, f"learning-rate={cell.rate}", *(["fraction-train=1.0"] if local else [])]
+    keys = [*task.keys, f"learning-rate={cell.rate}", *((*FULL, "fraction-train=1.0") if local else ())]
     args = LOCAL if local else METHODS[cell.method]
     base = load(ROOT / task.config, keys, output=str(output), seed=cell.seed, method_args=args, report=False)
     plain = replace(base, mechanism_name="none", mechanism_args="")
@@ -164,7 +163,8 @@ def run(cell: Cell, output: Path) -> dict[str, Any]:
         scores = out.test[~out.test.isnan()].tolist()
         result.update(
             accuracy=out.accuracy, worst_decile=float(worst_decile(scores)), validation=out.validation,
-            clients_scored=len(scores), median_norm=_mean(out.norms), clipped=_mean(out.clipped), head_share=_mean(out.heads), lost=_mean(out.lost),
+            clients_scored=len(scores), median_norm=_mean(out.norms), clipped=_mean(out.clipped),
+            head_share=_mean(out.heads), lost=_mean(out.lost),
         )  # fmt: skip
     noise = getattr(setting.mechanism.config, "noise_multiplier", 0.0)
     result.update(noise_multiplier=noise, cohort=setting.cohort_size, epsilon=None, numbers=_numbers(setting))
@@ -194,21 +194,19 @@ def _numbers(setting: Setting) -> int:
 
 # ----- choosing ----------------------------------------------------------------------------------------------------------
 def choose(task: str, output: Path) -> dict[str, dict[str, Any]]:
-    """Per method what its runs use: (clip, rate) under the mechanism, the rate without, and every candidate's validation."""
+    """Per method its rate, chosen without noise, then its clip bound at epsilon 4, and every candidate's validation."""
     if TASKS[task].choice:
         return choose(TASKS[task].choice, output)
     chosen = {}
     for method in (*TASKS[task].methods, "local"):
-        noisy = [] if method == "local" else [
-            run(Cell(task, method, CHOOSING, str(AT), clip, rate), output) for clip in CLIPS for rate in RATES
-        ]  # fmt: skip
         bare = [run(Cell(task, method, CHOOSING, NOISELESS[1], 0.0, rate), output) for rate in RATES]
-        best = max(noisy, key=_by_validation) if noisy else None
+        rate = max(bare, key=_by_validation)["rate"]
+        tried = () if method == "local" else CLIPS
+        noisy = [run(Cell(task, method, CHOOSING, str(AT), clip, rate), output) for clip in tried]
         chosen[method] = {
-            "clip": best["clip"] if best else None,
-            "rate": best["rate"] if best else None,
-            "rate_without": max(bare, key=_by_validation)["rate"],
-            "candidates": [{k: r[k] for k in ("protection", "clip", "rate", "validation")} for r in (*noisy, *bare)],
+            "rate": rate,
+            "clip": max(noisy, key=_by_validation)["clip"] if noisy else 0.0,
+            "candidates": [{k: r[k] for k in ("protection", "clip", "rate", "validation")} for r in (*bare, *noisy)],
         }
     return chosen
 
@@ -219,13 +217,12 @@ def _by_validation(result: dict[str, Any]) -> float:
 
 def cells(task: str, seed: int, chosen: dict[str, dict[str, Any]]) -> Iterator[Cell]:
     """Every run of a task and seed."""
-    for method in TASKS[task].methods:
-        c = chosen[method]
-        for protection in (*map(str, EPSILONS), NOISELESS[0]):
-            yield Cell(task, method, seed, protection, c["clip"], c["rate"])
-        yield Cell(task, method, seed, NOISELESS[1], 0.0, c["rate_without"])
+    for method, epsilons in TASKS[task].methods.items():
+        clip, rate = chosen[method]["clip"], chosen[method]["rate"]
+        for protection in (NOISELESS[1], NOISELESS[0], *map(str, epsilons)):
+            yield Cell(task, method, seed, protection, 0.0 if protection == NOISELESS[1] else clip, rate)
     if not TASKS[task].local:
-        yield Cell(task, "local", seed, NOISELESS[1], 0.0, chosen["local"]["rate_without"])
+        yield Cell(task, "local", seed, NOISELESS[1], 0.0, chosen["local"]["rate"])
 
 
 def main() -> None:
