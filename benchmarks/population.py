@@ -31,8 +31,8 @@ from fedkd.types import Arrays, Split
 from fedkd.uploads import Uploads
 from fedkd.vault import Vault
 
-TOGETHER = 1000
-"""Clients that train at once: bounds the memory."""
+TOGETHER = 250
+"""Clients that train at once: more do not fit the caches of a processor."""
 LAST = 3
 """A score is the mean over the last three rounds, as in a run's summary."""
 
