@@ -44,7 +44,7 @@ DELTA = 1e-5
 EPSILONS = (1.0, 2.0, 4.0, 8.0)
 AT = 4.0
 """The epsilon at which clip bounds are chosen."""
-CLIPS, RATES = (0.1, 0.3, 1.0), (0.05, 0.15)
+CLIPS, RATES = (0.3, 1.0, 3.0), (0.05, 0.15)
 METHODS = {
     "FedD2S-avg, heads (ours)": 'knowledge = "heads"',
     "FedAvg": 'knowledge = "none", schedule = "none", head_ce_weight = 0.0',
