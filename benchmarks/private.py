@@ -78,7 +78,7 @@ ALONE = ("num-server-rounds=12", "fraction-train=1.0", "local-epochs=5")
 """Local training sends nothing, so it may train on as it likes: 60 epochs."""
 TASKS = {
     "synthetic, 1,000": Task(SYNTHETIC, (*FULL, "local-epochs=2"), {**PAIR, "share-late": (AT,)}),
-    "Fashion-MNIST, 1,000": Task(FASHION, FULL, PAIR),
+    "Fashion-MNIST, 1,000": Task(FASHION, (*FULL, "local-epochs=3"), PAIR),
     "synthetic, 5,000": Task(SYNTHETIC, (*FIFTH, "local-epochs=2"), FEW, "synthetic, 1,000", "synthetic, 1,000"),
     "Fashion-MNIST, 5,000": Task(
         FASHION, (*FIFTH, "local-epochs=3", "min-client-samples=1"), FEW, choice="Fashion-MNIST, 1,000"
