@@ -244,7 +244,19 @@ def main() -> None:
     if tuple(given.seeds) == SEEDS:
         from benchmarks import private_examples, private_page
 
-        private_page.write(given.results, chosen, found, private_examples.study(output), private_examples.brackets(found))
+        examples = private_examples.study(output)
+        floors = {task: majority(task, output) for task in TASKS}
+        brackets = private_examples.brackets(found, examples, output)
+        local_of = {name: task.local for name, task in TASKS.items()}
+        private_page.write(given.results, chosen, found, examples, brackets, floors, DELTA, local_of)
+
+
+def majority(task: str, output: Path) -> float:
+    """What a client's most frequent label would score, on seed 0."""
+    from benchmarks.private_examples import majority_of
+
+    experiment = experiment_of(Cell(task, "FedAvg", SEEDS[0], NOISELESS[1], 0.0, RATES[0]), output)
+    return majority_of(open_data(prepare(experiment, state_root_of(experiment))))
 
 
 if __name__ == "__main__":

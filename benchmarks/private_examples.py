@@ -58,9 +58,9 @@ class Task:
 
 
 TASKS = {
-    "70 images": Task(("num-server-rounds=20", "batch-size=16"), 16 / 70, (0, 1, 2)),
+    "70 images": Task(("num-server-rounds=10", "batch-size=16"), 16 / 70, (0, 1, 2)),
     "6,000 images": Task(
-        ("num-server-rounds=5", "batch-size=240", "num-clients=8", "max-samples=68568", "extra-test=0"), 0.04, (0,),
+        ("num-server-rounds=4", "batch-size=240", "num-clients=4", "max-samples=34284", "extra-test=0"), 0.04, (0,),
         ("num-clients=2", "max-samples=17142"),
     ),
 }  # fmt: skip
