@@ -169,9 +169,9 @@ def page(result: Mapping[str, Any]) -> str:
         "## 1. User level: `user_clip_noise`", "",
         "Unit: one user, add/remove, everything that it ever sends. Against those who see only aggregates (the other clients "
         "included); the server is trusted. No amplification by sampling is credited: of 5,000 clients 1,000 take part in a "
-        "round, and the claim is that of the client drawn most often. Simulation: the noise seed is known. z: noise multiplier. Noise "
-        "per number: standard deviation on each released number of the mean. Clipped: share of differences above the bound. "
-        "Heads' share: of a difference's squared norm (median).", "",
+        "round, and the claim is that of the client drawn most often. Simulation: the noise seed is known. z: noise "
+        "multiplier. Noise per number: standard deviation on each released number of the mean. Clipped: share of differences "
+        "above the bound. Heads' share: of a difference's squared norm (median).", "",
         *users_table(result["users"], result["majority"]),
         "## 2. Example level: `dpsgd`", "",
         "Unit: one training example of one client, add/remove. Against everyone, the server included. Simulation: the noise "
