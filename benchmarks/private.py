@@ -142,10 +142,14 @@ def _people(folder: Path) -> population.Population:
     return population.load(open_data(folder))
 
 
+def path_of(cell: Cell, output: Path) -> Path:
+    """The file of a cell's result."""
+    return output / "cells" / f"{experiment_of(cell, output).hash8()}-{digest8({'cell': repr(cell)})}.json"
+
+
 def run(cell: Cell, output: Path) -> dict[str, Any]:
     """Train the cell's federation, or read what it gave."""
-    experiment = experiment_of(cell, output)
-    path = output / "cells" / f"{experiment.hash8()}-{digest8({'cell': repr(cell)})}.json"
+    experiment, path = experiment_of(cell, output), path_of(cell, output)
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
@@ -236,15 +240,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "private")
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="only these, and no page")
+    parser.add_argument("--finished", action="store_true", help="run no reported seed: write the page of what there is")
     given = parser.parse_args()
     one_thread()
     output = given.output.resolve()
     chosen = {task: choose(task, output) for task in TASKS}
-    found = [run(cell, output) for seed in given.seeds for task in TASKS for cell in cells(task, seed, chosen[task])]
-    if tuple(given.seeds) == SEEDS:
+    every = [cell for seed in given.seeds for task in TASKS for cell in cells(task, seed, chosen[task])]
+    found = [run(cell, output) for cell in every if not given.finished or path_of(cell, output).exists()]
+    if sorted(given.seeds) == sorted(SEEDS):
         from benchmarks import private_examples, private_page
 
-        examples = private_examples.study(output)
+        examples = private_examples.study(output, given.finished)
         floors = {task: majority(task, output) for task in TASKS}
         brackets = private_examples.brackets(found, examples, output)
         local_of = {name: task.local for name, task in TASKS.items()}

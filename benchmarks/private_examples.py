@@ -29,7 +29,7 @@ from fedkd.jobs import local_job
 from fedkd.mechanisms import dpsgd
 from fedkd.prepare import Prepared, open_data, prepare
 from fedkd.setting import Setting
-from server.run_folder import state_root_of
+from server.run_folder import folder_of, state_root_of
 from simulations.run import load, provenance
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,6 +93,11 @@ def _noise(wanted: float, rate: float, steps: int) -> float:
     return epsilon.noise_for(wanted, DELTA, rate, steps)
 
 
+def is_finished(task: str, method: str, seed: int, protection: str, clip: float, rate: float, output: Path) -> bool:
+    """Whether this federation has run."""
+    return (folder_of(experiment_of(task, method, seed, protection, clip, rate, output)[0]) / "summary.json").exists()
+
+
 def run(task: str, method: str, seed: int, protection: str, clip: float, rate: float, output: Path) -> dict[str, Any]:
     """Run one federation, or read it."""
     experiment, noise = experiment_of(task, method, seed, protection, clip, rate, output)
@@ -122,17 +127,19 @@ def _validation(result: dict[str, Any]) -> float:
     return float(result["validation"])
 
 
-def study(output: Path) -> dict[str, Any]:
-    """Everything that the page's example-level part is drawn from."""
+def study(output: Path, only_finished: bool = False) -> dict[str, Any]:
+    """Everything that the page's example-level part is drawn from; ``only_finished`` leaves out what has not run yet."""
     chosen: dict[str, Any] = {}
     found: list[dict[str, Any]] = []
     for seed in sorted({s for t in TASKS.values() for s in t.seeds}):
         for task in (name for name, t in TASKS.items() if seed in t.seeds):
             chosen.setdefault(task, {m: choose(task, m, output) for m in METHODS})
             for method, c in chosen[task].items():
-                found.append(run(task, method, seed, NO_NOISE, 0.0, c["rate_without"], output))
-                for wanted in () if method == "local" else EPSILONS:
-                    found.append(run(task, method, seed, str(wanted), c["clip"], c["rate"], output))
+                wanted = [(NO_NOISE, 0.0, c["rate_without"])]
+                wanted += [] if method == "local" else [(str(e), c["clip"], c["rate"]) for e in EPSILONS]
+                for one in wanted:
+                    if not only_finished or is_finished(task, method, seed, *one, output):
+                        found.append(run(task, method, seed, *one, output))
                 print(f"{task}, seed {seed}, {method}", flush=True)
     floors = {task: [majority(task, seed, output) for seed in t.seeds] for task, t in TASKS.items()}
     return {"chosen": chosen, "runs": found, "majority": floors, "steps": {t: _steps(t) for t in TASKS}}
