@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import population
+from benchmarks.federated_swing import finished
 from clients.cohort import one_thread
 from fedkd import epsilon, guarantees
 from fedkd import setting as settings
@@ -201,6 +202,16 @@ def _numbers(setting: Setting) -> int:
     )
 
 
+def on_grid(cell: Cell, output: Path) -> dict[str, Any]:
+    """The same cell over Flower's messages, client states and ledgers on disk: what the stacked population must agree with."""
+    folder = finished(replace(experiment_of(cell, output), workers=1, num_nodes=1), f"the grid's run of {cell}")
+    said = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return {
+        **cell.__dict__, "accuracy": said["accuracy_mean"], "worst_decile": said["accuracy_worst_decile"],
+        "guarantee": said["guarantee"], "seconds": said["seconds"], "final_state_sha256": said["final_state_sha256"],
+    }  # fmt: skip
+
+
 # ----- choosing ----------------------------------------------------------------------------------------------------------
 def choose(task: str, output: Path) -> dict[str, dict[str, Any]]:
     """Per method its rate, chosen without noise, then its clip bound at epsilon 4, and every candidate's validation."""
@@ -254,7 +265,9 @@ def main() -> None:
         floors = {task: majority(task, output) for task in TASKS}
         brackets = private_examples.brackets(found, examples, output)
         local_of = {name: task.local for name, task in TASKS.items()}
-        private_page.write(given.results, chosen, found, examples, brackets, floors, DELTA, local_of)
+        flagship = next(c for c in every if c.protection == str(AT))
+        grid = {"grid": on_grid(flagship, output), "stacked": run(flagship, output)}
+        private_page.write(given.results, chosen, found, examples, brackets, floors, DELTA, local_of, grid)
 
 
 def majority(task: str, output: Path) -> float:

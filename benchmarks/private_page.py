@@ -173,6 +173,7 @@ def page(result: Mapping[str, Any]) -> str:
         "multiplier. Noise per number: standard deviation on each released number of the mean. Clipped: share of differences "
         "above the bound. Heads' share: of a difference's squared norm (median).", "",
         *users_table(result["users"], result["majority"]),
+        *_on_grid(result["grid"]),
         "## 2. Example level: `dpsgd`", "",
         "Unit: one training example of one client, add/remove. Against everyone, the server included. Simulation: the noise "
         "seed is known.", "",
@@ -188,6 +189,16 @@ def page(result: Mapping[str, Any]) -> str:
         f"Reproduce: `{result['command']}`.", "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _on_grid(grid: Mapping[str, Any]) -> list[str]:
+    one, other = grid["grid"], grid["stacked"]
+    return [
+        f"These runs train stacked clients (`benchmarks/population.py`). The row {one['task']}, {one['method']}, epsilon "
+        f"{one['protection'].removesuffix('.0')}, seed {one['seed']} was also run on the in-process grid, with messages, client "
+        f"states and every client's ledger: {100 * one['accuracy']:.2f} % there, {100 * other['accuracy']:.2f} % here. Its "
+        f"summary says: {one['guarantee']}", "",
+    ]  # fmt: skip
 
 
 def _tried(result: Mapping[str, Any]) -> list[str]:
@@ -211,13 +222,14 @@ def write(
     majority: Mapping[str, float],
     delta: float,
     local_of: Mapping[str, str],
+    grid: Mapping[str, Any],
 ) -> None:
     """``private.json``, ``private.md`` and figures."""
     rows, example_rows = rows_of(runs), rows_of(examples["runs"])
     result = {
         "schema": 1, "command": "python -m benchmarks.private", "delta": delta, "users": rows, "examples": example_rows,
         "provenance": sorted({r["provenance"] for r in (*runs, *examples["runs"])}), "written_by": provenance(),
-        "majority": dict(majority), "brackets": list(brackets), "chosen": dict(chosen),
+        "majority": dict(majority), "grid": dict(grid), "brackets": list(brackets), "chosen": dict(chosen),
         "example_study": {k: v for k, v in examples.items() if k != "runs"}, "runs": list(runs),
         "example_runs": examples["runs"],
     }  # fmt: skip
