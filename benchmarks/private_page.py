@@ -195,9 +195,9 @@ def _on_grid(grid: Mapping[str, Any]) -> list[str]:
     one, other = grid["grid"], grid["stacked"]
     return [
         f"These runs train stacked clients (`benchmarks/population.py`). The row {one['task']}, {one['method']}, epsilon "
-        f"{one['protection'].removesuffix('.0')}, seed {one['seed']} was also run on the in-process grid, with messages, client "
-        f"states and every client's ledger: {100 * one['accuracy']:.2f} % there, {100 * other['accuracy']:.2f} % here. Its "
-        f"summary says: {one['guarantee']}", "",
+        f"{one['protection'].removesuffix('.0')}, seed {one['seed']} was also run on the in-process grid, with messages, "
+        f"client states and every client's ledger: {100 * one['accuracy']:.2f} % there, {100 * other['accuracy']:.2f} % "
+        f"here. Its summary says: {one['guarantee']}", "",
     ]  # fmt: skip
 
 
