@@ -33,7 +33,7 @@ from fedkd.prepare import open_data, prepare
 from fedkd.setting import Setting
 from fedkd.spread import worst_decile
 from fedkd.vault import Vault
-from server.run_folder import state_root_of, write_json
+from server.run_folder import folder_of, state_root_of, write_json
 from simulations.run import load, provenance
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -202,6 +202,11 @@ def _numbers(setting: Setting) -> int:
     )
 
 
+def on_grid_finished(cell: Cell, output: Path) -> bool:
+    """Whether the grid has run this cell."""
+    return (folder_of(experiment_of(cell, output)) / "summary.json").exists()
+
+
 def on_grid(cell: Cell, output: Path) -> dict[str, Any]:
     """The same cell over Flower's messages, client states and ledgers on disk: what the stacked population must agree with."""
     folder = finished(replace(experiment_of(cell, output), workers=1, num_nodes=1), f"the grid's run of {cell}")
@@ -266,7 +271,8 @@ def main() -> None:
         brackets = private_examples.brackets(found, examples, output)
         local_of = {name: task.local for name, task in TASKS.items()}
         flagship = next(c for c in every if c.protection == str(AT))
-        grid = {"grid": on_grid(flagship, output), "stacked": run(flagship, output)}
+        grid = None if given.finished and not on_grid_finished(flagship, output) else on_grid(flagship, output)
+        grid = grid and {"grid": grid, "stacked": run(flagship, output)}
         private_page.write(given.results, chosen, found, examples, brackets, floors, DELTA, local_of, grid)
 
 

@@ -12,9 +12,9 @@ import argparse
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,12 @@ from benchmarks.federated_swing import finished
 from clients.cohort import one_thread
 from fedkd import dp_audit, epsilon
 from fedkd import setting as settings
-from fedkd.config import Experiment
+from fedkd.config import Experiment, digest8
 from fedkd.jobs import local_job
 from fedkd.mechanisms import dpsgd
 from fedkd.prepare import Prepared, open_data, prepare
 from fedkd.setting import Setting
-from server.run_folder import folder_of, state_root_of
+from server.run_folder import folder_of, state_root_of, write_json
 from simulations.run import load, provenance
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -166,19 +166,27 @@ def majority_of(data: Prepared) -> float:
 # ----- audits at the study's parameters ----------------------------------------------------------------------------------
 def brackets(cells: Sequence[dict[str, Any]], examples: dict[str, Any], output: Path) -> list[dict[str, Any]]:
     """One audit per task of the flagship and epsilon, and of DP-SGD: at least and at most, each with its adversary."""
-    made = []
-    for cell in cells:
-        if cell["seed"] == 0 and cell["method"] == next(iter(METHODS)) and cell["epsilon"]:
-            made.append((cell["task"], _users(cell)))
-    for r in examples["runs"]:
-        if r["seed"] == 0 and r["method"] == "FedAvg" and r["epsilon"]:
-            made.append((r["task"], _steps_audit(r, output)))
-    return [
-        {"task": task, "mechanism": b.mechanism, "unit": b.unit, "adjacency": b.adjacency, "reads": b.reads,
-         "adversary": b.adversary, "at_least": b.lower.epsilon, "ceiling": b.lower.ceiling, "at_most": b.claimed,
-         "canaries": b.lower.canaries, "guesses": b.lower.guesses, "line": b.line}
-        for task, b in made
-    ]  # fmt: skip
+    users = [c for c in cells if c["seed"] == 0 and c["method"] == next(iter(METHODS)) and c["epsilon"]]
+    steps = [r for r in examples["runs"] if r["seed"] == 0 and r["method"] == "FedAvg" and r["epsilon"]]
+    return [_kept(c, partial(_users, c), output) for c in users] + [
+        _kept(r, partial(_steps_audit, r, output), output) for r in steps
+    ]
+
+
+def _kept(run: dict[str, Any], audit: Callable[[], dp_audit.Bracket], output: Path) -> dict[str, Any]:
+    """The audit of a run, made once."""
+    path = output / "brackets" / f"{digest8({k: run[k] for k in ('task', 'method', 'protection', 'clip', 'rate')})}.json"
+    if not path.exists():
+        b = audit()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {
+            "task": run["task"], "mechanism": b.mechanism, "unit": b.unit, "adjacency": b.adjacency, "reads": b.reads,
+            "adversary": b.adversary, "at_least": b.lower.epsilon, "ceiling": b.lower.ceiling, "at_most": b.claimed,
+            "canaries": b.lower.canaries, "guesses": b.lower.guesses, "line": b.line,
+        })  # fmt: skip
+        print(f"{run['task']}: {b.line}", flush=True)
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def _users(cell: dict[str, Any]) -> dp_audit.Bracket:

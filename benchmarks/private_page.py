@@ -191,7 +191,9 @@ def page(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _on_grid(grid: Mapping[str, Any]) -> list[str]:
+def _on_grid(grid: Mapping[str, Any] | None) -> list[str]:
+    if grid is None:
+        return []
     one, other = grid["grid"], grid["stacked"]
     return [
         f"These runs train stacked clients (`benchmarks/population.py`). The row {one['task']}, {one['method']}, epsilon "
@@ -222,14 +224,14 @@ def write(
     majority: Mapping[str, float],
     delta: float,
     local_of: Mapping[str, str],
-    grid: Mapping[str, Any],
+    grid: Mapping[str, Any] | None,
 ) -> None:
     """``private.json``, ``private.md`` and figures."""
     rows, example_rows = rows_of(runs), rows_of(examples["runs"])
     result = {
         "schema": 1, "command": "python -m benchmarks.private", "delta": delta, "users": rows, "examples": example_rows,
         "provenance": sorted({r["provenance"] for r in (*runs, *examples["runs"])}), "written_by": provenance(),
-        "majority": dict(majority), "grid": dict(grid), "brackets": list(brackets), "chosen": dict(chosen),
+        "majority": dict(majority), "grid": grid, "brackets": list(brackets), "chosen": dict(chosen),
         "example_study": {k: v for k, v in examples.items() if k != "runs"}, "runs": list(runs),
         "example_runs": examples["runs"],
     }  # fmt: skip
