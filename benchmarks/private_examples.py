@@ -36,7 +36,9 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "configs/fedd2s-fashion_mnist-dpsgd.toml"
 CHOOSING, DELTA, AT = 100, 1e-5, 4.0
 EPSILONS = (1.0, 4.0, 8.0)
-CLIPS, RATES = (0.3, 1.0), (0.01, 0.05)
+RATES = (0.01, 0.05)
+TRIED = tuple((clip, rate) for clip in (0.3, 1.0) for rate in RATES)
+"""Clip bounds and rates of noisy steps."""
 METHODS = {
     "FedD2S-avg, heads (ours)": ("fedd2s", 'knowledge = "heads"'),
     "FedAvg": ("fedavg", ""),
@@ -55,13 +57,15 @@ class Task:
     seeds: tuple[int, ...]
     choosing: tuple[str, ...] = ()
     """what differs on seed 100"""
+    more: tuple[float, ...] = ()
+    """larger rates that are tried too, at the larger clip bound"""
 
 
 TASKS = {
     "70 images": Task(("num-server-rounds=10", "batch-size=16"), 16 / 70, (0, 1, 2)),
     "6,000 images": Task(
         ("num-server-rounds=4", "batch-size=240", "num-clients=4", "max-samples=34284", "extra-test=0"), 0.04, (0,),
-        ("num-clients=2", "max-samples=17142"),
+        ("num-clients=2", "max-samples=17142"), (0.15, 0.5),
     ),
 }  # fmt: skip
 
@@ -115,8 +119,9 @@ def run(task: str, method: str, seed: int, protection: str, clip: float, rate: f
 
 def choose(task: str, method: str, output: Path) -> dict[str, Any]:
     """Rate without noise, and clip bound with rate at epsilon 4, by mean validation accuracy of seed 100."""
-    bare = [run(task, method, CHOOSING, NO_NOISE, 0.0, rate, output) for rate in RATES]
-    tried = () if method == "local" else [(clip, rate) for clip in CLIPS for rate in RATES]
+    more = TASKS[task].more
+    bare = [run(task, method, CHOOSING, NO_NOISE, 0.0, rate, output) for rate in (*RATES, *more[:1])]
+    tried = () if method == "local" else (*TRIED, *((TRIED[-1][0], rate) for rate in more))
     noisy = [run(task, method, CHOOSING, str(AT), clip, rate, output) for clip, rate in tried]
     best = max(noisy, key=_validation) if noisy else {"clip": 0.0, "rate": None}
     shown = [{k: r[k] for k in ("protection", "clip", "rate", "validation")} for r in (*bare, *noisy)]
