@@ -127,7 +127,7 @@ def reading(row: Row, rows: Sequence[Row], floor: float) -> str:
     return "" if alone is None else "below local" if value < alone else "not below local"
 
 
-def figure(task: str, rows: Sequence[Row], name: str, local: Row | None) -> Picture:
+def figure(task: str, rows: Sequence[Row], name: str, local: Row | None, bare_is: str = NOISELESS[1]) -> Picture:
     """Accuracy against epsilon with intervals; lines for no noise and for local training."""
     noisy = [r for r in rows if r["protection"] not in NOISELESS and r["accuracy"]]
     with canvas(3.9) as drawing:
@@ -142,10 +142,10 @@ def figure(task: str, rows: Sequence[Row], name: str, local: Row | None) -> Pict
                 [100 * (a[2] - a[0]) if len(a) > 1 else 0 for _, a in own],
             ]
             axes.errorbar(x, y, yerr=tall, color=COLOURS[method], marker=MARKS[method], capsize=3, label=method)
-            bare = next((r for r in rows if r["method"] == method and r["protection"] == NOISELESS[1] and r["accuracy"]), None)
+            bare = next((r for r in rows if r["method"] == method and r["protection"] == bare_is and r["accuracy"]), None)
             if bare:
                 axes.axhline(100 * bare["accuracy"][0], color=COLOURS[method], linestyle="--", linewidth=1.0,
-                             label=f"{method}: clipped, no noise")  # fmt: skip
+                             label=f"{method}: {bare_is}")  # fmt: skip
         if local is not None and local["accuracy"]:
             axes.axhline(100 * local["accuracy"][0], color=INK, linestyle=":", linewidth=1.5, label="local: nothing leaves")
         ticks = sorted({float(r["protection"]) for r in noisy})
@@ -245,10 +245,7 @@ def write(
         figure(f"{task} clients, user level", own, name, alone).save(results / "figures" / "private")
     for task in dict.fromkeys(r["task"] for r in example_rows):
         own = [r for r in example_rows if r["task"] == task]
-        renamed = [
-            {**r, "protection": NOISELESS[1]} if r["protection"] == NOISELESS[0] and r["method"] != "local" else r for r in own
-        ]
         alone = next((r for r in own if r["method"] == "local"), None)
         name = f"dpsgd-{task.lower().replace(',', '').replace(' ', '-')}"
-        figure(f"{task} a client, example level", renamed, name, alone).save(results / "figures" / "private")
+        figure(f"{task} a client, example level", own, name, alone, NOISELESS[0]).save(results / "figures" / "private")
     print(page(result))
