@@ -28,6 +28,7 @@ from fedkd.config import Experiment, digest8
 from fedkd.jobs import local_job
 from fedkd.mechanisms import dpsgd
 from fedkd.prepare import Prepared, open_data, prepare
+from fedkd.report.run_folder import read_run
 from fedkd.setting import Setting
 from server.run_folder import folder_of, state_root_of, write_json
 from simulations.run import load, provenance
@@ -113,7 +114,7 @@ def run(task: str, method: str, seed: int, protection: str, clip: float, rate: f
         "accuracy": said["accuracy_mean"], "worst_decile": said["accuracy_worst_decile"],
         "validation": said["accuracy_val_mean"], "noise_multiplier": noise, "guarantee": said["guarantee"],
         "epsilon": statement["epsilon"] if statement else None, "seconds": said["seconds"],
-        "final_state_sha256": said["final_state_sha256"], "provenance": experiment.provenance,
+        "final_state_sha256": said["final_state_sha256"], "provenance": read_run(folder).config["provenance"],
     }  # fmt: skip
 
 
