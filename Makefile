@@ -7,7 +7,7 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo data images test test-all lint check-determinism check-resume study lira fine-tune plays model swing-demo swing-study swing-federated swing-federated-text swing-common memorization-data memorization-demo memorization-study memorization-federated inversion audit-demo bench clean
+.PHONY: demo data images test test-all lint check-determinism check-resume study lira fine-tune plays model swing-demo swing-study swing-federated swing-federated-text swing-common memorization-data memorization-demo memorization-study memorization-federated inversion audit-demo bench private dp-power clean
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -17,7 +17,6 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)          ## the first result: less than 90 seconds on two cores after the install
 	$(BIN)/python -m simulations demo
 
-.PHONY: audit-demo
 audit-demo: $(STAMP)    ## what leaks through which channel, with and without mechanisms: runs, audits, pages, gate (at most 6 minutes)
 	$(BIN)/python -m simulations audit-demo
 
@@ -108,6 +107,12 @@ memorization-federated: plays  ## docs/results/federated_memorization.md: passag
 
 inversion: $(STAMP) images  ## docs/results/inversion.md: images rebuilt from uploaded features, per cut and mechanism (twenty minutes, 3 GB)
 	$(BIN)/python -m benchmarks.inversion
+
+private: $(STAMP) images  ## docs/results/private.md: accuracy beside epsilon at 1,000 and 5,000 users, and for DP-SGD (an hour; goes on)
+	$(BIN)/python -m benchmarks.private
+
+dp-power: $(STAMP)       ## docs/results/dp_power.md: how often audits of noise catch planted bugs (minutes)
+	$(BIN)/python -m benchmarks.dp_power
 
 clean:
 	rm -rf $(VENV) .venv-bench runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, MutableMapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -152,7 +153,15 @@ def pooled_width(cut_shape: tuple[int, ...], size: int) -> int:
 
 
 def head_initial(width: int, classes: int, key: int) -> Arrays:
-    """A linear head's first weight [C, d] and bias [C], as ``nn.Linear`` draws them."""
+    """A linear head's first weight [C, d] and bias [C], as ``nn.Linear`` draws them; read-only, every client asks for them."""
+    return dict(_head_initial(width, classes, key))
+
+
+@lru_cache(maxsize=16)
+def _head_initial(width: int, classes: int, key: int) -> Arrays:
     with rng.torch_scope(key):
         linear = nn.Linear(width, classes)
-    return {"weight": linear.weight.detach().numpy(), "bias": linear.bias.detach().numpy()}
+    drawn = {"weight": linear.weight.detach().numpy(), "bias": linear.bias.detach().numpy()}
+    for value in drawn.values():
+        value.flags.writeable = False
+    return drawn

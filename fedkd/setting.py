@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, make_dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -53,6 +53,14 @@ class Setting:
     sensitivity: Plugin
     """how likely a label is private, for mechanisms that ask"""
     device: torch.device
+
+    def __hash__(self) -> int:
+        """Of all fields, computed once: caches ask for it at every look-up."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, f.name) for f in fields(self)))
 
     @property
     def executor(self) -> ModuleType:

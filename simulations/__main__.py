@@ -260,7 +260,7 @@ def audit(
     changes = {"output": output, "seed": seed, "seeds": seeds, "workers": workers, "overwrite": overwrite or None}
     with _usage():
         try:
-            pages = audit_paths(paths, sets or (), options, out.print, lambda e: _execute(e, "inprocess", 0, "text"), **changes)
+            pages = audit_paths(paths, sets or (), options, out.print, lambda e: _execute(e, "inprocess", 0, "", "text"), **changes)
         except RunError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(runs_of.FAILED) from None

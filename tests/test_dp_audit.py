@@ -2,58 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch import Tensor
 
-from fedkd import clipping, conformance, dp_audit, epsilon, noisy_sgd
-from fedkd.dp_audit import Bracket, Config
-from fedkd.epsilon import Event
-from fedkd.jobs import local_job
-from fedkd.train import Job, NoisySteps
+from benchmarks import dp_power
+from benchmarks.dp_power import CAUGHT, CLIP, DELTA, RUNS, SIZE, TOLERATED, examples, job, multiplier
+from fedkd import conformance, dp_audit, noisy_sgd
+from fedkd.dp_audit import Config
+from fedkd.train import NoisySteps
 from tests.toy import refusal, toy_clients, toy_setting
 
 pytestmark = pytest.mark.timeout(900)
-DELTA = 1e-5
-CLIP = 0.5
-RUNS = 40
-CAUGHT = 36
-"""of 40: power of at least 90 %"""
-TOLERATED = 5
-"""of 40 honest runs: P[Binomial(40, 0.05) > 5] = 1.4 %"""
-SIZE = Config(canaries=1000, guesses=200)
-ROUNDS = 4
-"""noisy steps, or rounds, of a run"""
-LONG, FEWER = 16, Config(canaries=600, guesses=150)
-"""steps where the accountant forgets all but the last, and the size of those audits"""
-
-
-def job() -> Job:
-    setting = toy_setting("fedavg", "", model_name="mlp", model_args="hidden = [16, 8]", momentum=0.0, weight_decay=0.0)
-    return local_job(setting, 0, toy_clients()[0], setting.initial())
-
-
-def multiplier(wanted: float, times: int = ROUNDS) -> float:
-    return epsilon.noise_for(wanted, DELTA, 1.0, times)
-
-
-def examples(seed: int, noise: float, claimed: float, steps: int = ROUNDS, size: Config = SIZE) -> Bracket:
-    """All samples in every step: the strongest case for the adversary at a given epsilon."""
-    own = NoisySteps(steps, 1.0, CLIP, noise, 8.0, 1000 + seed)
-    return dp_audit.noisy_steps(replace(size, seed=seed), job(), own, claimed, DELTA)
-
-
-def users(seed: int, noise: float, claimed: float, rounds: int = ROUNDS, size: Config = SIZE) -> Bracket:
-    args = f"clip = {CLIP}, noise_multiplier = {noise}"
-    keys: dict[str, Any] = {"model_name": "mlp", "model_args": "hidden = [16, 8]"}
-    setting = toy_setting("fedavg", "", mechanism_name="user_clip_noise", mechanism_args=args, **keys)
-    return dp_audit.noisy_means(replace(size, seed=seed), setting, toy_clients()[0], rounds, claimed, DELTA)
+ROOT = Path(__file__).resolve().parents[1]
 
 
 # ----- canaries ----------------------------------------------------------------------------------------------------------
@@ -101,7 +67,7 @@ def test_sizes_that_cannot_be_are_refused() -> None:
 
 
 def test_the_bracket_names_adversary_and_unit_on_both_ends() -> None:
-    found = examples(0, multiplier(4.0), 4.0)
+    found = examples(0, multiplier(4.0, 4), 4.0)
     line = found.line
     assert "at least" in line and "at most 4 by the accountant" in line
     assert "who sees the model before and after" in line and "against everyone, the server included" in line
@@ -112,60 +78,39 @@ def test_the_bracket_names_adversary_and_unit_on_both_ends() -> None:
 
 
 # ----- planted bugs: size and power over 40 runs ----------------------------------------------------------------------------
-def caught(runs: list[Bracket]) -> int:
-    return sum(r.violated for r in runs)
+MECHANISMS = tuple(dp_power.AUDITS)
 
 
 @pytest.mark.slow
-def test_dpsgd_as_claimed_is_not_accused() -> None:
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_a_mechanism_as_claimed_is_not_accused(mechanism: str) -> None:
     """The bound has confidence 95 %, and the attack is weaker than the worst case: at most the tolerated number of 40."""
     assert float(stats.binom.sf(TOLERATED, RUNS, 0.05)) < 0.02
-    assert caught([examples(s, multiplier(4.0), 4.0) for s in range(RUNS)]) <= TOLERATED
+    assert len(dp_power.accused("as claimed", mechanism)) <= TOLERATED
 
 
 @pytest.mark.slow
-def test_dpsgd_without_noise_is_caught() -> None:
-    assert caught([examples(s, 1e-9, 4.0) for s in range(RUNS)]) >= CAUGHT
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize("case", [c for c in dp_power.CASES if c != "as claimed"])
+def test_a_planted_bug_is_caught(case: str, mechanism: str) -> None:
+    assert len(dp_power.accused(case, mechanism)) >= CAUGHT
 
 
-@pytest.mark.slow
-def test_dpsgd_without_clipping_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unclipped(gradients: Mapping[str, Tensor], clip: float) -> tuple[dict[str, Tensor], Tensor]:
-        return {n: g.double().sum(0) for n, g in gradients.items()}, torch.zeros(0)
-
-    noise = multiplier(4.0)
-    monkeypatch.setattr(noisy_sgd, "clipped_sum", unclipped)
-    assert caught([examples(s, noise, 4.0) for s in range(RUNS)]) >= CAUGHT
+def test_a_forgotten_accountant_claims_less_than_a_quarter_of_what_is_spent() -> None:
+    """Sixteen steps spend epsilon 8; the last alone claims a fifth of it: the effect size of that bug."""
+    assert dp_power.accountant_reset("dpsgd", 0).claimed < dp_power.SPENT / 4
 
 
-@pytest.mark.slow
-def test_an_accountant_that_starts_anew_each_step_is_caught() -> None:
-    """Sixteen steps spend epsilon 8; the last alone claims a fifth of it."""
-    noise = multiplier(8.0, LONG)
-    claimed = epsilon.pld([Event(noise)], DELTA)
-    assert claimed < 8.0 / 4
-    assert caught([examples(s, noise, claimed, LONG, FEWER) for s in range(RUNS)]) >= CAUGHT
+def test_planted_clipping_is_taken_back() -> None:
+    before = noisy_sgd.clipped_sum
+    with dp_power.unclipped():
+        assert noisy_sgd.clipped_sum is not before
+    assert noisy_sgd.clipped_sum is before
 
 
-@pytest.mark.slow
-def test_user_noise_as_claimed_is_not_accused() -> None:
-    assert caught([users(s, multiplier(4.0), 4.0) for s in range(RUNS)]) <= TOLERATED
-
-
-@pytest.mark.slow
-def test_user_noise_that_is_off_is_caught() -> None:
-    assert caught([users(s, 1e-6, 4.0) for s in range(RUNS)]) >= CAUGHT
-
-
-@pytest.mark.slow
-def test_user_noise_without_clipping_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    noise = multiplier(4.0)
-    monkeypatch.setattr(clipping, "clipped", lambda kinds, bound: kinds)
-    assert caught([users(s, noise, 4.0) for s in range(RUNS)]) >= CAUGHT
-
-
-@pytest.mark.slow
-def test_user_noise_with_an_accountant_that_starts_anew_each_round_is_caught() -> None:
-    noise = multiplier(8.0, LONG)
-    claimed = epsilon.pld([Event(noise)], DELTA)
-    assert caught([users(s, noise, claimed, LONG, FEWER) for s in range(RUNS)]) >= CAUGHT
+def test_the_page_holds_the_counts_of_the_committed_result() -> None:
+    found = json.loads((ROOT / "docs" / "results" / "dp_power.json").read_text())
+    assert dp_power.table(found["rows"]) in (ROOT / "docs" / "guarantees.md").read_text()
+    for row in found["rows"]:
+        assert row["runs"] == RUNS
+        assert row["accused"] <= TOLERATED if row["case"] == "as claimed" else row["accused"] >= CAUGHT

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +144,44 @@ def test_killed_and_resumed_spends_no_less_and_the_same_where_bytes_are(mechanis
     assert spent[1]["epsilon"] >= spent[0]["epsilon"]
     assert spent[1]["releases_max"] == spent[0]["releases_max"], "round 0 was re-sent byte for byte"
     assert all(e["attempt"] == 0 for entries in ledgers(tmp_path / "cut").values() for e in entries)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.small_runs import run, small
+keys = dict(method_name="fedd2s", method_args='knowledge = "heads"', metrics="home", mechanism_name=sys.argv[2])
+run(small(Path(sys.argv[1]), **keys))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mechanism", "point"),
+    [("user_clip_noise", "client-written"), ("user_clip_noise", "server-before-rename"), ("dpsgd", "client-written")],
+)
+def test_a_process_killed_between_send_and_commit_has_spent_no_less(mechanism: str, point: str, tmp_path: Path) -> None:
+    """SIGKILL in round 1, secret noise, then resume: equal only where every ledger holds one attempt a round."""
+    heads = {"method_name": "fedd2s", "method_args": 'knowledge = "heads"'}
+    whole = summary(run(small(tmp_path / "whole", **keys(mechanism, "", **heads))))["privacy"]["statements"][0]
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "cut"), mechanism]
+    environment = {**os.environ, "FEDKD_FAULT": f"{point}:1", "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    folder = resume(small(tmp_path / "cut", **keys(mechanism, "", **heads)))
+    found = summary(folder)["privacy"]["statements"][0]
+    assert found["epsilon"] >= whole["epsilon"] > 0
+    again = any(e["attempt"] for entries in ledgers(tmp_path / "cut").values() for e in entries)
+    assert (found["epsilon"] == whole["epsilon"]) != again
+
+
+def test_one_open_channel_prints_no_epsilon_anywhere(tmp_path: Path) -> None:
+    """The noise is there, but each client's scores travel: summary, report and lines of the run name no epsilon."""
+    folder = run(small(tmp_path, report=True, mechanism_name="user_clip_noise", mechanism_args=SEEDED))
+    said = summary(folder)
+    assert said["privacy"] is None and said["guarantee"].startswith("No guarantee: ")
+    for name in ("summary.json", "rounds.jsonl", "clients.jsonl", "report.html"):
+        assert "epsilon" not in (folder / name).read_text().lower(), name
 
 
 def test_a_kill_between_send_and_commit_with_a_changed_cohort_raises_the_count(tmp_path: Path) -> None:

@@ -36,6 +36,20 @@ def test_initial_heads_are_shared_or_the_owners_and_differ_by_cut_and_seed() -> 
     assert not any(np.array_equal(first["head2.weight"], o["head2.weight"]) for o in others)
 
 
+def test_initial_heads_are_drawn_once_and_cannot_be_changed() -> None:
+    setting = toy_setting("fedd2s")
+    one, two = heads.initial(setting, 2), heads.initial(setting, 2)
+    assert one is not two and all(one[n] is two[n] for n in one)
+    with pytest.raises(ValueError, match="read-only"):
+        one["head2.bias"][0] = 1.0
+
+
+def test_equal_settings_have_equal_hashes_and_changed_ones_their_own() -> None:
+    setting = toy_setting("fedd2s")
+    assert hash(setting) == hash(dataclasses.replace(setting))
+    assert hash(setting) != hash(dataclasses.replace(setting, method=dataclasses.replace(setting.method, temperature=2.0)))
+
+
 def test_features_are_pooled_outputs_of_the_cut_and_their_head_logits() -> None:
     """z = pool(z^l(x)) and p = W z + b, in eval mode, for the client's own rows."""
     setting = toy_setting(args="head_pool = 2")

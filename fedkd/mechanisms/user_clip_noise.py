@@ -68,6 +68,10 @@ def check(setting: Setting) -> None:
     guarantees.refuse_unnamed(setting, SUMMED, setting.mechanism.config.pass_through, "user_clip_noise")
     if setting.model.has_batch_norm:
         raise ConfigError("user_clip_noise: BatchNorm's counters are whole numbers; valid: a model with GroupNorm or none")
+    least = 2 * grid(sum(v.size for v in setting.initial().values()))
+    if setting.mechanism.config.clip < least:
+        raise ConfigError(f"user_clip_noise: clip = {setting.mechanism.config.clip:g} is below the grid of the sums; "
+                          f"valid: at least {least:g} for this model")  # fmt: skip
 
 
 def neutral(setting: Setting) -> bool:
@@ -96,10 +100,15 @@ def upload(
     summed = {k: a for k, a in kinds.items() if k in SUMMED}
     if neutral(setting) or not summed:
         return Outgoing(kinds, held)
-    bounded = clipping.clipped(summed, c.clip)
+    bounded = clipping.clipped(summed, c.clip - grid(sum(v.size for a in summed.values() for v in a.values())))
     events = cost(setting, round, data)
     released = outgoing.fingerprint(round, bounded)
     return Outgoing({**kinds, **bounded}, held, 1 if events else 0, released, events)
+
+
+def grid(numbers: int) -> float:
+    """How much the rounding of so many numbers to the grid of the sums can add to a norm, chosen by an adversary."""
+    return math.sqrt(numbers) / (2 * SCALE)
 
 
 def combine(setting: Setting, round: int, uploads: Uploads, secret: Secret) -> Combined:
