@@ -33,6 +33,7 @@ from fedkd.jobs import local_job
 from fedkd.setting import Setting
 from fedkd.train import Job, NoisySteps
 from fedkd.types import ClientData, Kinds, Split
+from fedkd.verdict import check_words
 from simulations.run import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -169,7 +170,7 @@ def main() -> None:
     (given.results / "dp_power.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     head = '# Planted bugs that audits of noise catch\n\nSee `docs/guarantees.md`, "Audits beside the accountant".\n\n'
     page = f"{head}{table(rows)}\nReproduce: `{result['command']}`.\n"
-    (given.results / "dp_power.md").write_text(page, encoding="utf-8")
+    (given.results / "dp_power.md").write_text(check_words(page), encoding="utf-8")
     print(page)
 
 

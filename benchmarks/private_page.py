@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.federated_swing import span
 from fedkd.intervals import t_interval
 from fedkd.report.style import BLUE, GREEN, INK, ORANGE, Picture, canvas, finish
+from fedkd.verdict import check_words
 from simulations.run import provenance
 
 COLOURS = {"FedD2S-avg, heads (ours)": BLUE, "FedAvg": ORANGE, "share-late": GREEN}
@@ -237,7 +238,7 @@ def write(
     }  # fmt: skip
     results.mkdir(parents=True, exist_ok=True)
     (results / "private.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    (results / "private.md").write_text(page(result), encoding="utf-8")
+    (results / "private.md").write_text(check_words(page(result)), encoding="utf-8")
     for task in dict.fromkeys(r["task"] for r in rows):
         own = [r for r in rows if r["task"] == task]
         alone = next((r for r in rows if r["task"] == (local_of[task] or task) and r["method"] == "local"), None)

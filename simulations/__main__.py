@@ -9,6 +9,7 @@ import sys
 import tomllib
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -260,7 +261,8 @@ def audit(
     changes = {"output": output, "seed": seed, "seeds": seeds, "workers": workers, "overwrite": overwrite or None}
     with _usage():
         try:
-            pages = audit_paths(paths, sets or (), options, out.print, lambda e: _execute(e, "inprocess", 0, "", "text"), **changes)
+            ran = partial(_execute, grid="inprocess", port=0, ray_address="", format="text")
+            pages = audit_paths(paths, sets or (), options, out.print, ran, **changes)
         except RunError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(runs_of.FAILED) from None

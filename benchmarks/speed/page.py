@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fedkd.verdict import check_words
+
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 """Between these lines of ``docs/performance.md`` stands what ``make bench`` wrote last."""
 
@@ -152,12 +154,12 @@ def draw(result: dict[str, Any], folder: Path) -> None:
 
 def write(result: dict[str, Any], results: Path) -> None:
     """``speed.md`` and the figure beside the JSON; the measured part of ``docs/performance.md`` where that page is there."""
-    (results / "speed.md").write_text("# Speed, as measured by `make bench`\n\n" + text(result), encoding="utf-8")
+    (results / "speed.md").write_text(check_words("# Speed, as measured by `make bench`\n\n" + text(result)), encoding="utf-8")
     if any(r["counts"] for w in result["workloads"].values() for r in w["rows"].values()):
         draw(result, results / "figures")
     document = results.parent / "performance.md"
     if document.exists():
-        document.write_text(placed(document.read_text(encoding="utf-8"), text(result)), encoding="utf-8")
+        document.write_text(check_words(placed(document.read_text(encoding="utf-8"), text(result))), encoding="utf-8")
 
 
 def placed(document: str, measured: str) -> str:
