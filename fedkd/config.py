@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from fedkd.errors import ConfigError
+from fedkd.verdict import banned_in
 
 T = TypeVar("T")
 Scalar = bool | int | float | str
@@ -388,6 +389,9 @@ def _check_ranges(e: Experiment) -> None:
             raise ConfigError(f"{key_of(name)} = {getattr(e, name)}; valid: 0 to 1")
     if e.momentum >= 1:
         raise ConfigError(f"momentum = {e.momentum}; valid: 0 up to, not including, 1")
+    for name in ("name", "label"):  # a report would be refused after the run
+        if said := banned_in(getattr(e, name)):
+            raise ConfigError(f"{name} = {getattr(e, name)!r}; valid: text without {', '.join(map(repr, said))}")
     e.seed_list()
     if e.variants.strip():
         e.runs()

@@ -154,6 +154,7 @@ def test_an_unknown_key_lists_every_valid_one() -> None:
         ("audit.holdout", -0.1, "valid: 0 to 1"),
         ("seeds", "0,x", 'such as "0,1,2"'),
         ("seeds", "0,1,0", "names a seed twice"),
+        ("label", "Safe averaging", "text without 'safe'"),
     ],
 )
 def test_values_out_of_range_name_the_key(key: str, value: Any, said: str) -> None:
