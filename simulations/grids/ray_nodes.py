@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import time
 import uuid
 from collections.abc import Iterator
 from functools import cache
@@ -20,6 +21,9 @@ SAME = ("torch", "flwr", "numpy", "safetensors")
 
 SHOWN = 60.0
 """Seconds in which every node of a cluster must have looked at what is shared."""
+
+LEAVES = 40.0
+"""Seconds after which Ray has noticed a node's death (five missed checks, three seconds apart, with their own patience)."""
 
 
 def capacity(need: Need) -> int:
@@ -132,6 +136,7 @@ def _looks(
         for node in nodes
     }
     done, late = ray.wait(list(asked), num_returns=len(asked), timeout=SHOWN)
+    late = [task for task in late if not _gone(asked[task])]
     if late:
         names = ", ".join(asked[task]["NodeManagerAddress"] for task in late)
         raise WaitExpired(f"Ray nodes that did not answer within {SHOWN:g} s: {names}")
@@ -139,6 +144,8 @@ def _looks(
         try:
             yield asked[one], ray.get(one)
         except ray.exceptions.RayError as error:
+            if _gone(asked[one]):
+                continue
             said = str(error).strip().splitlines()[-1]
             raise ConfigError(f"Ray node {asked[one]['NodeManagerAddress']} cannot run our code: {said}") from None
 
@@ -147,6 +154,16 @@ def _alive() -> list[dict[str, Any]]:
     import ray
 
     return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _gone(node: dict[str, Any]) -> bool:
+    """Whether a node that could not be asked leaves the cluster now: Ray lists a dead one as alive for some seconds."""
+    deadline = time.monotonic() + LEAVES
+    while any(n["NodeID"] == node["NodeID"] for n in _alive()):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def _room(resources: dict[str, float], need: Need) -> int:

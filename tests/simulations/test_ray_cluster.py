@@ -71,7 +71,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 def wait_for(done: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 90.0) -> None:
     deadline = time.monotonic() + seconds
     while not done():
-        assert process.poll() is None, f"ended with {process.returncode}"
+        assert process.poll() is None, f"ended with {process.returncode}: {process.communicate()}"
         assert time.monotonic() < deadline, f"not within {seconds:g} s"
         time.sleep(0.05)
 
