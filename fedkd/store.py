@@ -119,9 +119,9 @@ class ClientStore:
 
     def prune(self, client: int, committed: int) -> None:
         """Delete versions below the last two committed ones."""
-        folder = self.folder / str(client)
         if committed == NEVER:
             return
+        folder = self.folder / str(client)
         try:
             stems = [name.removesuffix(".safetensors") for name in os.listdir(folder)]
         except FileNotFoundError:

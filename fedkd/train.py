@@ -97,6 +97,7 @@ class FlatVector:
         self.grads = torch.zeros(used + self._rooms[-1], device=device)
         self.velocity = torch.zeros_like(self.grads)
         self.slots = self._views(self.grads)
+        self._kept_blocks = (self.grads.split(BLOCK), self.velocity.split(BLOCK))
         self.load(tensors)
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
@@ -118,8 +119,7 @@ class FlatVector:
         views = self._views(self.values)
         torch._foreach_copy_(list(views.values()), list(tensors.values()))
         self.views = {n: view.requires_grad_(True) for n, view in views.items()}
-        parts = (self.values, self.grads, self.velocity)
-        self.blocks = list(zip(*(part.split(BLOCK) for part in parts), strict=True))
+        self.blocks = list(zip(self.values.split(BLOCK), *self._kept_blocks, strict=True))
 
 
 @torch.no_grad()
@@ -208,6 +208,25 @@ def to_numpy(tensor: Tensor) -> npt.NDArray[np.float32]:
 def to_tensors(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
     """Copies of named arrays as tensors on the device."""
     return {n: torch.tensor(v, device=device) for n, v in arrays.items()}
+
+
+def starting(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
+    """Named arrays as the tensors that a job starts from; nobody may write to them, since executors train a copy.
+
+    A read-only array, as what a cohort has received for all, becomes the same tensor at every call for as long as it lives.
+    """
+    return {n: torch.tensor(v, device=device) if v.flags.writeable else _once(v, device) for n, v in arrays.items()}
+
+
+def _once(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    key = (id(array), str(device))
+    if key not in _received:
+        _received[key] = torch.tensor(array, device=device)
+        weakref.finalize(array, _received.pop, key, None)
+    return _received[key]
+
+
+_received: dict[tuple[int, str], Tensor] = {}
 
 
 def stage(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:

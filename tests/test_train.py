@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from fedkd.executors import loop
 from fedkd.jobs import local_job
-from fedkd.train import CHUNK, Adam, FlatVector, Job, evaluate, logits, resident, sgd, stage, to_numpy, to_tensors
+from fedkd.train import CHUNK, Adam, FlatVector, Job, evaluate, logits, resident, sgd, stage, starting, to_numpy, to_tensors
 from fedkd.types import Split
 from tests.toy import toy_clients, toy_setting
 
@@ -221,6 +221,35 @@ def test_logits_come_in_fixed_chunks_of_the_clients_own_rows() -> None:
     x = torch.randn(2 * CHUNK + 5, 2, generator=torch.Generator().manual_seed(0))
     parts = [model.forward(params, x[i : i + CHUNK])[1] for i in range(0, len(x), CHUNK)]
     assert torch.equal(logits(model, params, x), torch.cat(parts))
+
+
+def test_what_a_cohort_shares_becomes_a_tensor_once_and_leaves_with_it() -> None:
+    array = np.arange(6, dtype=np.float32)
+    own = starting({"w": array}, CPU)["w"]
+    array[0] = 7.0
+    assert own[0] == 0.0, "an array that can be written is copied at each call"
+    assert starting({"w": array}, CPU)["w"] is not own
+    array.flags.writeable = False
+    shared = starting({"w": array}, CPU)["w"]
+    assert starting({"w": array}, CPU)["w"] is shared
+    assert shared.tolist() == [7.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    gone = weakref.ref(shared)
+    del array, shared
+    gc.collect()
+    assert gone() is None
+
+
+def test_no_job_changes_what_its_cohort_shares() -> None:
+    setting = toy_setting("fedavg", learning_rate=0.5)
+    first = {n: v.copy() for n, v in setting.initial().items()}
+    for value in first.values():
+        value.flags.writeable = False
+    data = toy_clients()[:2]
+    alone = [sgd(local_job(setting, 0, d, setting.initial())) for d in data]
+    together = [sgd(local_job(setting, 0, d, first)) for d in data]
+    for a, b in zip(alone, together, strict=True):
+        assert all(torch.equal(a[n], b[n]) for n in a)
+    assert not torch.equal(together[0]["classifier.weight"], torch.from_numpy(setting.initial()["classifier.weight"]))
 
 
 def test_stage_copies_and_widens_labels() -> None:
