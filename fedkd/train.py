@@ -19,9 +19,6 @@ from fedkd.types import Arrays, Split
 CHUNK = 1024
 """Rows per evaluation batch: fixed, because the bits of a row depend on the batch's row count."""
 
-BLOCK = 1 << 15
-"""Numbers of a flat vector that one step updates at a time: value, gradient and momentum of a block fit a core's cache."""
-
 BatchLoss = Callable[[Params, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
 """(params, x [B, ...], y [B], targets) -> per-sample terms [B]; pure and vmap-able.
 
@@ -97,7 +94,6 @@ class FlatVector:
         self.grads = torch.zeros(used + self._rooms[-1], device=device)
         self.velocity = torch.zeros_like(self.grads)
         self.slots = self._views(self.grads)
-        self._kept_blocks = (self.grads.split(BLOCK), self.velocity.split(BLOCK))
         self.load(tensors)
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
@@ -119,23 +115,29 @@ class FlatVector:
         views = self._views(self.values)
         torch._foreach_copy_(list(views.values()), list(tensors.values()))
         self.views = {n: view.requires_grad_(True) for n, view in views.items()}
-        self.blocks = list(zip(self.values.split(BLOCK), *self._kept_blocks, strict=True))
 
 
 @torch.no_grad()
 def descend(flat: FlatVector, job: Job, first: bool) -> None:
-    """One update by the gradient in ``flat.grads``, weight decay first, block by block so that a block stays in the cache."""
-    for values, grads, velocity in flat.blocks:
-        if job.weight_decay:
-            grads.add_(values, alpha=job.weight_decay)
-        if not job.momentum:
-            values.add_(grads, alpha=-job.learning_rate)
-            continue
-        if first:
-            velocity.copy_(grads)
-        else:
-            velocity.mul_(job.momentum).add_(grads)
-        values.add_(velocity, alpha=-job.learning_rate)
+    """One update by the gradient in ``flat.grads``, weight decay first; on CPU in one pass over the vector.
+
+    The pass is that of ``torch.optim.SGD(fused=True)``. On a vector padded to whole registers its bits are those of the
+    separate operations (a test): only an odd rest is rounded otherwise, and there is none.
+    """
+    values, grads, velocity = flat.values, flat.grads, flat.velocity
+    if values.device.type == "cpu":
+        torch._fused_sgd_(
+            [values], [grads], [velocity] if job.momentum else [], weight_decay=job.weight_decay, momentum=job.momentum,
+            lr=job.learning_rate, dampening=0.0, nesterov=False, maximize=False, is_first_step=first,
+        )  # fmt: skip
+        return
+    if job.weight_decay:
+        grads.add_(values, alpha=job.weight_decay)
+    if job.momentum and first:
+        velocity.copy_(grads)
+    elif job.momentum:
+        velocity.mul_(job.momentum).add_(grads)
+    values.add_(velocity if job.momentum else grads, alpha=-job.learning_rate)
 
 
 def sgd(job: Job, flat: FlatVector | None = None) -> dict[str, Tensor]:

@@ -18,7 +18,21 @@ from torch.nn import functional as F
 
 from fedkd.executors import loop
 from fedkd.jobs import local_job
-from fedkd.train import CHUNK, Adam, FlatVector, Job, evaluate, logits, resident, sgd, stage, starting, to_numpy, to_tensors
+from fedkd.train import (
+    CHUNK,
+    Adam,
+    FlatVector,
+    Job,
+    descend,
+    evaluate,
+    logits,
+    resident,
+    sgd,
+    stage,
+    starting,
+    to_numpy,
+    to_tensors,
+)
 from fedkd.types import Split
 from tests.toy import toy_clients, toy_setting
 
@@ -159,13 +173,27 @@ def test_a_vector_fits_the_same_names_and_shapes_alone() -> None:
     assert all(torch.equal(before[n], v) and torch.equal(flat.views[n], v + 1) for n, v in values.items())
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch, momentum: float) -> None:
-    """A vector longer than a block takes the steps of one that is not: the same bits."""
-    whole = sgd(linear_job(extra=(70, 200), momentum=momentum))
-    monkeypatch.setattr("fedkd.train.BLOCK", 64)
-    cut = sgd(linear_job(extra=(70, 200), momentum=momentum))
-    assert all(torch.equal(cut[n], whole[n]) for n in whole)
+@given(
+    size=st.integers(1, 5000), momentum=st.sampled_from([0.0, 0.5, 0.9]), decay=st.sampled_from([0.0, 1e-3, 0.3]),
+    rate=st.floats(1e-4, 1.0), seed=st.integers(0, 2**31),
+)  # fmt: skip
+def test_the_one_pass_has_the_bits_of_separate_operations(
+    size: int, momentum: float, decay: float, rate: float, seed: int
+) -> None:
+    """Three steps of any vector, its padding included; the operations are those that a GPU runs."""
+    job = dataclasses.replace(linear_job(), momentum=momentum, weight_decay=decay, learning_rate=rate)
+    generator = torch.Generator().manual_seed(seed)
+    flat = FlatVector({"a": torch.randn(size, generator=generator), "b": torch.randn(3, generator=generator)}, CPU)
+    values, velocity = flat.values.clone(), torch.zeros_like(flat.values)
+    for step in range(3):
+        flat.grads.copy_(torch.randn(len(values), generator=generator))
+        grads = flat.grads.clone()
+        if decay:
+            grads.add_(values, alpha=decay)
+        velocity = velocity.mul_(momentum).add_(grads) if step and momentum else grads
+        values.add_(velocity, alpha=-rate)
+        descend(flat, job, first=step == 0)
+        assert torch.equal(flat.values, values)
 
 
 def test_adam_is_torch_adam_and_goes_on_from_its_state() -> None:
