@@ -74,7 +74,7 @@ def _open(message: Message, context: Context) -> tuple[Worker, Order]:
         clients=clients,
         versions=tuple(int(v) for v in config["versions"]),  # type: ignore[union-attr]
         reduce=bool(config["reduce"]),
-        shared=codec.unflatten(_arrays(message.content, "shared")),
+        shared=codec.unflatten(_read_only(_arrays(message.content, "shared"))),
         own={c: codec.unflatten(_arrays(message.content, f"own.{c}")) for c in clients},
     )
     data, root = str(_data_folder(context, experiment)), str(_state_root(context, experiment))
@@ -92,6 +92,13 @@ def _worker(experiment: Experiment, data_folder: str, state_root: str, run: str)
 def _arrays(content: RecordDict, name: str) -> Arrays:
     record = content.get(name)
     return codec.from_record(record) if isinstance(record, ArrayRecord) else {}
+
+
+def _read_only(arrays: Arrays) -> Arrays:
+    """What all clients of a cohort are given: none of them can change it for the next."""
+    for array in arrays.values():
+        array.flags.writeable = False
+    return arrays
 
 
 def _experiment(context: Context, message: Message) -> Experiment:

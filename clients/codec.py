@@ -81,25 +81,43 @@ def read_client(content: RecordDict, client: int) -> Kinds:
 def message_bytes(content: RecordDict) -> int:
     """Serialized size of a real message's content in bytes.
 
-    A content is a list of records, so sizes add up; those of array records depend on the lengths of their parts alone and are
-    serialized once per such form: to serialize a model only to see how long it is costs a small model's round several percent.
+    A content is a list of records, so sizes add up. A record's depends on its form alone and is found by serializing once per
+    form: to serialize a model and the metrics of a hundred clients only to see how long they are costs several percent.
     """
     rest, total = RecordDict(), 0
     for key, record in content.items():
-        if isinstance(record, ArrayRecord):
-            parts = tuple((n, a.dtype, tuple(a.shape), a.stype, len(a.data)) for n, a in record.items())
-            form = (len(key.encode()), parts)
-            if form not in _SIZES:
-                if len(_SIZES) >= 4096:
-                    _SIZES.clear()
-                _SIZES[form] = _serialized(RecordDict({key: record}))
-            total += _SIZES[form]
-        else:
+        form = _form(key, record)
+        if form is None:
             rest[key] = record
-    return total + _serialized(rest)
+            continue
+        if form not in _SIZES:
+            if len(_SIZES) >= 4096:
+                _SIZES.clear()
+            _SIZES[form] = _serialized(RecordDict({key: record}))
+        total += _SIZES[form]
+    return total + (_serialized(rest) if rest else 0)
 
 
-_SIZES: dict[tuple[int, tuple[Any, ...]], int] = {}
+def _form(key: str, record: ArrayRecord | MetricRecord | ConfigRecord) -> tuple[Any, ...] | None:
+    """What a record's serialized size depends on; None where it holds lists (their lengths and numbers hardly repeat)."""
+    parts: list[Any] = [len(key.encode()), type(record)]
+    if isinstance(record, ArrayRecord):
+        parts += [(n, a.dtype, tuple(a.shape), a.stype, len(a.data)) for n, a in record.items()]
+        return tuple(parts)
+    for name, value in record.items():
+        if isinstance(value, bool | float):
+            size = 0
+        elif isinstance(value, int):
+            size = value.bit_length() if value >= 0 else -1 - (~value).bit_length()  # zigzag: 2 v, or 2 |v| - 1 below zero
+        elif isinstance(value, str | bytes):
+            size = len(value.encode() if isinstance(value, str) else value)
+        else:
+            return None
+        parts.append((name, type(value), size))
+    return tuple(parts)
+
+
+_SIZES: dict[tuple[Any, ...], int] = {}
 
 
 def _serialized(content: RecordDict) -> int:

@@ -33,6 +33,10 @@ KEPT = 4096
 """Clients whose data a worker with a GPU keeps there (``fedkd.train.stage``)."""
 
 
+Held = dict[int, tuple[Arrays, Broadcast, ClientData, Vault, float]]
+"""What is kept of each client while it trains: state, what came down, data, vault, and when it began."""
+
+
 @dataclass(frozen=True)
 class Order:
     """What a train or evaluate message asks for."""
@@ -94,13 +98,13 @@ class Worker:
     def train(self, order: Order) -> RecordDict:
         """Train each client of the order from its base version and write its new one."""
         reply = Reply()
-        held: dict[int, tuple[Arrays, Broadcast, ClientData, float]] = {}
+        held: Held = {}
         for job, outcome in self.executor.run(self._jobs(order, reply, held)):
-            state, broadcast, data, started = held.pop(job.client)
+            state, broadcast, data, vault, started = held.pop(job.client)
             try:
                 if isinstance(outcome, Exception):
                     raise outcome
-                self._finish(order, reply, job, outcome, state, broadcast, data, started)
+                self._finish(order, reply, job, outcome, state, broadcast, data, vault, started)
             except BudgetSpent:
                 reply.content[f"metrics.{job.client}"] = codec.metric_record(SPENT)
             except Exception as error:  # one client's failure is its own: the rest of the cohort goes on
@@ -126,7 +130,7 @@ class Worker:
         data = self._kept(client) if self.setting.device.type == "cuda" else self.data.client(client)
         return state, Broadcast(order.round, client, order.shared, own), data
 
-    def _jobs(self, order: Order, reply: Reply, held: dict[int, tuple[Arrays, Broadcast, ClientData, float]]) -> Iterator[Job]:
+    def _jobs(self, order: Order, reply: Reply, held: Held) -> Iterator[Job]:
         for client, version in zip(order.clients, order.versions, strict=True):
             started = time.perf_counter()
             try:
@@ -135,7 +139,7 @@ class Worker:
                 if data.num_examples == 0:
                     reply.content[f"metrics.{client}"] = codec.metric_record({"num-examples": 0})
                     continue
-                vault = self._vault(client)
+                vault = Vault(self.store.folder / str(client))
                 if not outgoing.allowed(self.setting, order.round, data, vault):
                     reply.content[f"metrics.{client}"] = codec.metric_record(SPENT)
                     continue
@@ -144,7 +148,7 @@ class Worker:
             except Exception as error:
                 reply.fail(client, error, self.setting.experiment.trusted)
                 continue
-            held[client] = (state, broadcast, data, started)
+            held[client] = (state, broadcast, data, vault, started)
             yield job
 
     def _finish(
@@ -156,6 +160,7 @@ class Worker:
         state: Arrays,
         broadcast: Broadcast,
         data: ClientData,
+        vault: Vault,
         started: float,
     ) -> None:
         setting, client = self.setting, job.client
@@ -166,7 +171,6 @@ class Worker:
         elif order.round > 0:
             metrics.update(self._score(self._evaluation(state, broadcast, data), data, "average"))
         new_state, kinds = setting.module.finish(setting, state, broadcast, data, job, params)
-        vault = self._vault(client)
         if job.trace:
             vault.keep_trace(order.round, job.trace)
         out = outgoing.upload(setting, order.round, data, new_state, held, kinds, vault, broadcast)
@@ -192,9 +196,6 @@ class Worker:
         self._tell(reply, order.round, client, metrics, {"num-examples": upload.weight})
         version = order.round if new_state else -1
         reply.content[f"state.{client}"] = codec.config_record({"version": version, "digest": digest})
-
-    def _vault(self, client: int) -> Vault:
-        return Vault(self.store.folder / str(client))
 
     def _tell(self, reply: Reply, round: int, client: int, metrics: dict[str, float], least: dict[str, float]) -> None:
         """Put a client's metrics into the reply or, with metrics = "home", on its own disk; then the reply has the least."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedkd import rng
 from fedkd.layers import Params
 from fedkd.setting import Setting
-from fedkd.train import BatchLoss, Job, stage, to_tensors
+from fedkd.train import BatchLoss, Job, stage, starting
 from fedkd.types import Arrays, ClientData
 
 
@@ -50,7 +50,7 @@ def local_job(
     epochs = e.local_epochs if epochs is None else epochs
     return Job(
         client=data.client,
-        params=to_tensors(params, setting.device),
+        params=starting(params, setting.device),
         trainable=(*setting.model.parameter_names, *extra_trainable),
         x=x,
         y=y,

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,9 +119,9 @@ class ClientStore:
 
     def prune(self, client: int, committed: int) -> None:
         """Delete versions below the last two committed ones."""
-        folder = self.folder / str(client)
         if committed == NEVER:
             return
+        folder = self.folder / str(client)
         try:
             stems = [name.removesuffix(".safetensors") for name in os.listdir(folder)]
         except FileNotFoundError:
@@ -177,12 +178,17 @@ def write_commit(checkpoints: Path, commit: Commit) -> None:
     maps = {"versions": commit.versions, "last": commit.last, "digests": commit.digests}
     meta: dict[str, Any] = {"schema": 1, "round": commit.round, "offsets": commit.offsets, "counters": commit.counters}
     meta["pending"] = commit.pending
-    for name, content in (
-        ("server.safetensors", save_bytes(_in_c_order(commit.state))),
-        ("clients.safetensors", save_bytes(maps)),
-        ("commit.json", json.dumps(meta, sort_keys=True).encode()),
-    ):
-        write_atomic(temporary / name, content, sync_parent=False)
+    contents = {
+        "server.safetensors": save_bytes(_in_c_order(commit.state)),
+        "clients.safetensors": save_bytes(maps),
+        "commit.json": json.dumps(meta, sort_keys=True).encode(),
+    }
+
+    def write(name: str) -> None:
+        write_atomic(temporary / name, contents[name], sync_parent=False)
+
+    with ThreadPoolExecutor(len(contents)) as pool:  # a disk synchronises three files in little more time than one
+        list(pool.map(write, contents))
     sync_folder(temporary)  # once for all three: nobody reads them before the folder is renamed
     faults.kill("server-before-rename", commit.round)
     final = checkpoints / str(commit.round)

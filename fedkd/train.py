@@ -19,9 +19,6 @@ from fedkd.types import Arrays, Split
 CHUNK = 1024
 """Rows per evaluation batch: fixed, because the bits of a row depend on the batch's row count."""
 
-BLOCK = 1 << 15
-"""Numbers of a flat vector that one step updates at a time: value, gradient and momentum of a block fit a core's cache."""
-
 BatchLoss = Callable[[Params, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
 """(params, x [B, ...], y [B], targets) -> per-sample terms [B]; pure and vmap-able.
 
@@ -118,24 +115,29 @@ class FlatVector:
         views = self._views(self.values)
         torch._foreach_copy_(list(views.values()), list(tensors.values()))
         self.views = {n: view.requires_grad_(True) for n, view in views.items()}
-        parts = (self.values, self.grads, self.velocity)
-        self.blocks = list(zip(*(part.split(BLOCK) for part in parts), strict=True))
 
 
 @torch.no_grad()
 def descend(flat: FlatVector, job: Job, first: bool) -> None:
-    """One update by the gradient in ``flat.grads``, weight decay first, block by block so that a block stays in the cache."""
-    for values, grads, velocity in flat.blocks:
-        if job.weight_decay:
-            grads.add_(values, alpha=job.weight_decay)
-        if not job.momentum:
-            values.add_(grads, alpha=-job.learning_rate)
-            continue
-        if first:
-            velocity.copy_(grads)
-        else:
-            velocity.mul_(job.momentum).add_(grads)
-        values.add_(velocity, alpha=-job.learning_rate)
+    """One update by the gradient in ``flat.grads``, weight decay first; on CPU in one pass over the vector.
+
+    The pass is that of ``torch.optim.SGD(fused=True)``. On a vector padded to whole registers its bits are those of the
+    separate operations (a test): only an odd rest is rounded otherwise, and there is none.
+    """
+    values, grads, velocity = flat.values, flat.grads, flat.velocity
+    if values.device.type == "cpu":
+        torch._fused_sgd_(
+            [values], [grads], [velocity] if job.momentum else [], weight_decay=job.weight_decay, momentum=job.momentum,
+            lr=job.learning_rate, dampening=0.0, nesterov=False, maximize=False, is_first_step=first,
+        )  # fmt: skip
+        return
+    if job.weight_decay:
+        grads.add_(values, alpha=job.weight_decay)
+    if job.momentum and first:
+        velocity.copy_(grads)
+    elif job.momentum:
+        velocity.mul_(job.momentum).add_(grads)
+    values.add_(velocity if job.momentum else grads, alpha=-job.learning_rate)
 
 
 def sgd(job: Job, flat: FlatVector | None = None) -> dict[str, Tensor]:
@@ -208,6 +210,25 @@ def to_numpy(tensor: Tensor) -> npt.NDArray[np.float32]:
 def to_tensors(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
     """Copies of named arrays as tensors on the device."""
     return {n: torch.tensor(v, device=device) for n, v in arrays.items()}
+
+
+def starting(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
+    """Named arrays as the tensors that a job starts from; nobody may write to them, since executors train a copy.
+
+    A read-only array, as what a cohort has received for all, becomes the same tensor at every call for as long as it lives.
+    """
+    return {n: torch.tensor(v, device=device) if v.flags.writeable else _once(v, device) for n, v in arrays.items()}
+
+
+def _once(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    key = (id(array), str(device))
+    if key not in _received:
+        _received[key] = torch.tensor(array, device=device)
+        weakref.finalize(array, _received.pop, key, None)
+    return _received[key]
+
+
+_received: dict[tuple[int, str], Tensor] = {}
 
 
 def stage(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:

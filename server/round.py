@@ -23,6 +23,10 @@ COUNTED = ("num-examples", "num-test", "seconds", "taught", "charges", "spent")
 """Metrics of an answer that sums and rows are made of: they must be finite and not negative."""
 
 
+Claim = tuple[dict[str, float], int, int, str]
+"""A client's metrics, and its weight, version and digest."""
+
+
 @dataclass
 class Answer:
     """One client's accepted answer."""
@@ -92,12 +96,12 @@ class Round:
                     self._fail(client, node, "UploadError", "", str(error), replied=True)
                 continue
             for client in clients:
-                self._take(reply, node, client, client in summed)
+                self._take(reply, node, client, summed.get(client))
         for node, clients in waiting.values():
             for client in clients:
                 self._fail(client, node, "NoReply", "", "no reply within round-timeout-s", replied=False)
 
-    def _take(self, reply: Message, node: int, client: int, summed: bool) -> None:
+    def _take(self, reply: Message, node: int, client: int, summed: Claim | None) -> None:
         content = reply.content
         failure = content.get(f"failure.{client}")
         if isinstance(failure, ConfigRecord):
@@ -105,7 +109,7 @@ class Round:
             self._fail(client, node, said["error"], said["where"], said["message"], replied=True)
             return
         try:
-            metrics, weight, version, digest = self._claim(content, client)
+            metrics, weight, version, digest = summed or self._claim(content, client)
             kinds = {} if summed or weight == 0 else codec.read_client(content, client)
             if not summed and weight > 0:
                 upload = Upload(client, weight, kinds)
@@ -117,7 +121,7 @@ class Round:
         except UploadError as error:
             self._fail(client, node, "UploadError", "", str(error), replied=True)
 
-    def _claim(self, content: RecordDict, client: int) -> tuple[dict[str, float], int, int, str]:
+    def _claim(self, content: RecordDict, client: int) -> Claim:
         """A client's metrics, weight, version and digest. Raises: UploadError."""
         numbers = content.get(f"metrics.{client}")
         if not isinstance(numbers, MetricRecord) or f"failure.{client}" in content:
@@ -132,20 +136,21 @@ class Round:
             raise UploadError(f"num-examples = {weight} is not this client's number of training samples")
         return metrics, weight, *_state_of(content.get(f"state.{client}"), self.number)
 
-    def _take_sums(self, reply: Message, clients: list[int]) -> set[int]:
-        """Add a worker's sums and return whose they are.
+    def _take_sums(self, reply: Message, clients: list[int]) -> dict[int, Claim]:
+        """Add a worker's sums and return whose they are, and what these clients claim.
 
         Raises: UploadError (or KeyError, TypeError, ValueError from records of another form) where they do not fit what
             was declared; the sums are then refused whole, with every client of the message.
         """
         meta = reply.content.get("sum-meta")
         if not isinstance(meta, ConfigRecord):
-            return set()
+            return {}
         summed = [int(c) for c in meta["clients"]]  # type: ignore[union-attr]
         weight = int(meta["weight"])  # type: ignore[arg-type]
         if not set(summed) <= set(clients) or len(set(summed)) != len(summed) or weight <= 0:
             raise UploadError("the sums name clients that were not asked")
-        if weight != sum(self._claim(reply.content, c)[1] for c in summed):
+        claims = {c: self._claim(reply.content, c) for c in summed}
+        if weight != sum(claim[1] for claim in claims.values()):
             raise UploadError("the weight of the sums is not the clients' number of samples")
         sums: dict[str, Sums] = {}
         for kind, fields in self.schema.items():
@@ -156,7 +161,7 @@ class Round:
                 raise UploadError(f"sum.{kind}: not int64 fixed point")
             sums[kind] = part
         self.uploads.add_sums(sums, weight, summed)
-        return set(summed)
+        return claims
 
     def _summed_bytes(self, digits: int) -> int:
         """Bytes of a client's own record that a worker has summed: from the declaration, and the length of its id."""

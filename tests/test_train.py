@@ -18,7 +18,21 @@ from torch.nn import functional as F
 
 from fedkd.executors import loop
 from fedkd.jobs import local_job
-from fedkd.train import CHUNK, Adam, FlatVector, Job, evaluate, logits, resident, sgd, stage, to_numpy, to_tensors
+from fedkd.train import (
+    CHUNK,
+    Adam,
+    FlatVector,
+    Job,
+    descend,
+    evaluate,
+    logits,
+    resident,
+    sgd,
+    stage,
+    starting,
+    to_numpy,
+    to_tensors,
+)
 from fedkd.types import Split
 from tests.toy import toy_clients, toy_setting
 
@@ -159,13 +173,27 @@ def test_a_vector_fits_the_same_names_and_shapes_alone() -> None:
     assert all(torch.equal(before[n], v) and torch.equal(flat.views[n], v + 1) for n, v in values.items())
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch, momentum: float) -> None:
-    """A vector longer than a block takes the steps of one that is not: the same bits."""
-    whole = sgd(linear_job(extra=(70, 200), momentum=momentum))
-    monkeypatch.setattr("fedkd.train.BLOCK", 64)
-    cut = sgd(linear_job(extra=(70, 200), momentum=momentum))
-    assert all(torch.equal(cut[n], whole[n]) for n in whole)
+@given(
+    size=st.integers(1, 5000), momentum=st.sampled_from([0.0, 0.5, 0.9]), decay=st.sampled_from([0.0, 1e-3, 0.3]),
+    rate=st.floats(1e-4, 1.0), seed=st.integers(0, 2**31),
+)  # fmt: skip
+def test_the_one_pass_has_the_bits_of_separate_operations(
+    size: int, momentum: float, decay: float, rate: float, seed: int
+) -> None:
+    """Three steps of any vector, its padding included; the operations are those that a GPU runs."""
+    job = dataclasses.replace(linear_job(), momentum=momentum, weight_decay=decay, learning_rate=rate)
+    generator = torch.Generator().manual_seed(seed)
+    flat = FlatVector({"a": torch.randn(size, generator=generator), "b": torch.randn(3, generator=generator)}, CPU)
+    values, velocity = flat.values.clone(), torch.zeros_like(flat.values)
+    for step in range(3):
+        flat.grads.copy_(torch.randn(len(values), generator=generator))
+        grads = flat.grads.clone()
+        if decay:
+            grads.add_(values, alpha=decay)
+        velocity = velocity.mul_(momentum).add_(grads) if step and momentum else grads
+        values.add_(velocity, alpha=-rate)
+        descend(flat, job, first=step == 0)
+        assert torch.equal(flat.values, values)
 
 
 def test_adam_is_torch_adam_and_goes_on_from_its_state() -> None:
@@ -221,6 +249,35 @@ def test_logits_come_in_fixed_chunks_of_the_clients_own_rows() -> None:
     x = torch.randn(2 * CHUNK + 5, 2, generator=torch.Generator().manual_seed(0))
     parts = [model.forward(params, x[i : i + CHUNK])[1] for i in range(0, len(x), CHUNK)]
     assert torch.equal(logits(model, params, x), torch.cat(parts))
+
+
+def test_what_a_cohort_shares_becomes_a_tensor_once_and_leaves_with_it() -> None:
+    array = np.arange(6, dtype=np.float32)
+    own = starting({"w": array}, CPU)["w"]
+    array[0] = 7.0
+    assert own[0] == 0.0, "an array that can be written is copied at each call"
+    assert starting({"w": array}, CPU)["w"] is not own
+    array.flags.writeable = False
+    shared = starting({"w": array}, CPU)["w"]
+    assert starting({"w": array}, CPU)["w"] is shared
+    assert shared.tolist() == [7.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    gone = weakref.ref(shared)
+    del array, shared
+    gc.collect()
+    assert gone() is None
+
+
+def test_no_job_changes_what_its_cohort_shares() -> None:
+    setting = toy_setting("fedavg", learning_rate=0.5)
+    first = {n: v.copy() for n, v in setting.initial().items()}
+    for value in first.values():
+        value.flags.writeable = False
+    data = toy_clients()[:2]
+    alone = [sgd(local_job(setting, 0, d, setting.initial())) for d in data]
+    together = [sgd(local_job(setting, 0, d, first)) for d in data]
+    for a, b in zip(alone, together, strict=True):
+        assert all(torch.equal(a[n], b[n]) for n in a)
+    assert not torch.equal(together[0]["classifier.weight"], torch.from_numpy(setting.initial()["classifier.weight"]))
 
 
 def test_stage_copies_and_widens_labels() -> None:

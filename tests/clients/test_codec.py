@@ -186,3 +186,18 @@ def test_the_size_of_a_message_is_that_of_its_bytes(rows: int) -> None:
             whole = len(recorddict_to_proto(content).SerializeToString())
             assert codec.message_bytes(content) == codec.message_bytes(content) == whole
     assert codec.message_bytes(RecordDict()) == 0
+
+
+edges = [0, -1, 63, 64, -64, -65, 2**63, 2**64 - 1]
+number = st.one_of(st.integers(-(2**63), 2**63 - 1), st.floats(), st.sampled_from(edges))
+lists = st.lists(st.text(), max_size=3)
+setting_value = st.one_of(number, st.booleans(), st.text(max_size=200), st.binary(max_size=200), lists)
+
+
+@given(st.dictionaries(st.text(max_size=4), number), st.dictionaries(st.text(max_size=4), setting_value))
+def test_the_size_of_numbers_and_settings_is_that_of_their_serialized_form(
+    metrics: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    # forms are kept from example to example: two records of one form but of other lengths would show here
+    content = RecordDict({"metrics.7": codec.metric_record(metrics), "state.7": codec.config_record(settings)})
+    assert codec.message_bytes(content) == len(serialized(content))
