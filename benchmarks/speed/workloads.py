@@ -53,7 +53,8 @@ W2 = Workload("W2", "LeNet, batch 32, five epochs", 3.20e6,
 W3 = Workload("W3", "MLP 784-200-200-10, batch 10, one epoch", 0.88e6,
               (*_data(1000, "[1, 28, 28]"), "model.name=mlp"), target=0.8, visits=2)  # fmt: skip
 # At the rate of the others, 0.05 with momentum, a client's loss may jump; then a rounding that flips one maximum of a pool
-# grows to 1e-2 in five steps, in any float32 arithmetic, and equality says nothing. The rate does not change the speed.
+# can grow to 1e-2 in five steps (oneDNN's kernels, one client of eight; not with the native ones), and equality says
+# nothing. The rate does not change the speed.
 W4 = Workload("W4", "CNN, 1,663,370 parameters, batch 10, one epoch", 72.4e6,
               (*_data(200, "[1, 28, 28]"), "model.name=fedavg_cnn", 'model.args="padding = 2"', "learning-rate=0.01"),
               PEERS)  # fmt: skip
