@@ -109,7 +109,18 @@ def _run(grid: Grid, experiment: Experiment, index: int, folder: Path, on_round:
     run = run_id(experiment)
     vault = Vault(state_root_of(experiment) / run / "server")
     strategy = MethodStrategy(
-        setting, [h.node for h in hellos], home, sizes, run, index, commit, lines, folder, vault, on_round
+        setting,
+        [h.node for h in hellos],
+        home,
+        sizes,
+        run,
+        index,
+        commit,
+        lines,
+        folder,
+        vault,
+        on_round,
+        movable=not any(h.clients for h in hellos),
     )
     strategy.start(grid)
     _finish(experiment, setting, strategy, folder, time.perf_counter() - started, resumed_at)

@@ -23,6 +23,7 @@ from fedkd.store import ClientStore, Commit, Lines, write_commit
 from fedkd.types import Array, Kinds
 from fedkd.uploads import Uploads
 from fedkd.vault import Vault
+from server.nodes import balanced
 from server.round import Round, fill_round, fill_score
 from server.transcript import Transcript
 
@@ -45,10 +46,12 @@ class MethodStrategy(Strategy):
         folder: Path,
         vault: Vault,
         on_round: OnRound | None = None,
+        movable: bool = False,
     ) -> None:
         self.setting, self.nodes, self.home, self.sizes = setting, nodes, home, sizes
         self.run, self.index = run, index
         self.commit, self.lines, self.folder, self.vault, self.on_round = commit, lines, folder, vault, on_round
+        self.movable = movable
         self.method = setting.module
         self.homes = ClientStore(vault.folder.parent.parent, vault.folder.parent.name)
         self.round = self._open(max(0, commit.round))
@@ -273,10 +276,13 @@ class MethodStrategy(Strategy):
         """Clients by home node, cut so that neither message (``base`` bytes at least) nor reply is above max-message-mb."""
         limit = self.setting.experiment.max_message_mb * 2**20
         groups: list[tuple[int, list[int]]] = []
-        for position in dict.fromkeys(int(self.home[c]) for c in clients):
+        at = {c: int(self.home[c]) for c in clients}
+        if self.movable:
+            at = balanced(self.home, clients, self.sizes, len(self.nodes))
+        for position in dict.fromkeys(at.values()):
             node = self.nodes[position]
             size, current = base, list[int]()
-            for client in (c for c in clients if int(self.home[c]) == position):
+            for client in (c for c in clients if at[c] == position):
                 own = codec.broadcast_bytes(client, {}, down[client]) if down[client] else 0
                 weight = max(own, 0 if reduce else self._expected_upload(client))
                 if current and size + weight > limit:

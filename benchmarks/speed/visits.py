@@ -92,6 +92,8 @@ def visit(system: System, inputs: Inputs, timed: int, python: str, check: Callab
         command = [python, "-m", f"benchmarks.speed.systems.{system.module}", str(inputs.folder), str(timed + 2)]
         command += [str(system.workers), place, *system.more]
         environment = {**os.environ, processes.MARK: mark, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        commands = (str(Path(sys.executable).parent), os.environ.get("PATH", ""))  # where flower-superlink is
+        environment["PATH"] = os.pathsep.join(p for p in commands if p)
         environment["RAY_worker_niceness"] = str(os.getpriority(os.PRIO_PROCESS, 0))  # Ray's own 15 gives way to any other job
         if device() == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""  # pfl and JAX take a GPU unasked

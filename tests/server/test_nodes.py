@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from clients import codec
 from fedkd.errors import RunError, WaitExpired
-from server.nodes import Hello, greet, place, wait_for_nodes
+from server.nodes import Hello, balanced, greet, place, wait_for_nodes
 from simulations.grids.dispatch import identify, stamp
 
 
@@ -127,3 +127,20 @@ def test_every_client_has_one_node_and_no_node_is_more_than_one_client_ahead(siz
 
 def test_without_sizes_clients_are_spread_evenly() -> None:
     assert np.bincount(place(nodes((), (), ()), 7, None)).tolist() == [3, 2, 2]
+
+
+def test_a_round_moves_as_few_clients_as_it_takes() -> None:
+    # six of one size, five at home on node 0: the gap of 4 is closed by two moves, lowest ids first
+    assert balanced(np.array([0, 0, 0, 0, 0, 1]), range(6), None, 2) == {0: 1, 1: 1, 2: 0, 3: 0, 4: 0, 5: 1}
+    # 50 and 10 against 20: a gap of 40; the 10 moves (nearer to 20 than 50, which would only turn the gap round)
+    assert balanced(np.array([0, 0, 1]), [0, 1, 2], np.array([50, 10, 20]), 2) == {0: 0, 1: 1, 2: 1}
+
+
+@given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 4)), min_size=1, max_size=40))
+def test_a_balanced_round_is_never_less_even_and_no_client_is_lost(drawn: list[tuple[int, int]]) -> None:
+    sizes, home = (np.array(v) for v in zip(*drawn, strict=True))
+    at = balanced(home, range(len(drawn)), sizes, 5)
+    assert sorted(at) == list(range(len(drawn)))
+    before, after = np.bincount(home, sizes, 5), np.bincount(list(at.values()), sizes, 5)
+    assert after.max() <= before.max()
+    assert after.max() - after.min() <= max(sizes)
