@@ -184,11 +184,11 @@ def write_commit(checkpoints: Path, commit: Commit) -> None:
         "commit.json": json.dumps(meta, sort_keys=True).encode(),
     }
 
-    def write(name: str) -> None:
-        write_atomic(temporary / name, contents[name], sync_parent=False)
+    def write(name: str, content: bytes) -> None:
+        write_atomic(temporary / name, content, sync_parent=False)
 
     with ThreadPoolExecutor(len(contents)) as pool:  # a disk synchronises three files in little more time than one
-        list(pool.map(write, contents))
+        list(pool.map(write, contents, contents.values()))
     sync_folder(temporary)  # once for all three: nobody reads them before the folder is renamed
     faults.kill("server-before-rename", commit.round)
     final = checkpoints / str(commit.round)

@@ -217,7 +217,8 @@ def starting(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
 
     A read-only array, as what a cohort has received for all, becomes the same tensor at every call for as long as it lives.
     """
-    return {n: torch.tensor(v, device=device) if v.flags.writeable else _once(v, device) for n, v in arrays.items()}
+    received = {n for n, v in arrays.items() if isinstance(v, np.ndarray) and not v.flags.writeable}  # no NumPy scalar is kept
+    return {n: _once(v, device) if n in received else torch.tensor(v, device=device) for n, v in arrays.items()}
 
 
 def _once(array: npt.NDArray[Any], device: torch.device) -> Tensor:
