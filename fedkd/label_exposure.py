@@ -50,7 +50,7 @@ class View:
     name: str
     """one of ``VIEWS``"""
     strings: int
-    """label strings of which this observer saw every row"""
+    """label strings of which this observer saw every row; a diverged model, whose outputs are no numbers, shows none"""
     report: exposure.Report | None
     """exact exposure; None where no string was seen"""
     labels_sent: float | None
@@ -141,7 +141,8 @@ def rank(log_q: Array, string: LabelString) -> Rank:  # [k, C] log-probabilities
 
 
 def _view(name: str, tables: Sequence[Array | None], strings: Sequence[LabelString], labels: float | None) -> View:
-    ranks = [rank(table, string) for table, string in zip(tables, strings, strict=True) if table is not None]
+    said = [(t, s) for t, s in zip(tables, strings, strict=True) if t is not None and not np.isnan(t).any()]
+    ranks = [rank(table, string) for table, string in said]
     if not ranks:
         return View(name, 0, None, labels)
     report = exposure.audit_exact(

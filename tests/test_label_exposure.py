@@ -95,3 +95,12 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     few = small(tmp_path / "few", method_name="fedd2s", record="messages", audit_canaries=2)
     folder, states = run(few), tmp_path / "few" / "state" / run_id(few)
     assert "gives no client 6 canaries that are in" in refusal(lambda: audit(folder, states))
+
+
+def test_a_diverged_model_shows_no_string_and_stops_nothing() -> None:
+    """A model whose outputs are no numbers ranks nothing; the strings of the others count as before."""
+    strings = [LabelString(c, np.arange(2), np.array([0, 1]), np.array([1, 2])) for c in (0, 1)]
+    numbers, none = np.log(np.full((2, 3), 1 / 3)), np.full((2, 3), np.nan)
+    view = label_exposure._view("own model", [numbers, none], strings, None)
+    assert view.strings == 1 and view.report is not None
+    assert label_exposure._view("own model", [none, none], strings, None).report is None
