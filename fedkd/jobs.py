@@ -9,7 +9,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from fedkd import rng
-from fedkd.layers import Params
+from fedkd.backward import CrossEntropy
 from fedkd.setting import Setting
 from fedkd.train import BatchLoss, Job, stage, starting
 from fedkd.types import Arrays, ClientData
@@ -25,11 +25,7 @@ def batch_order(setting: Setting, round: int, client: int, rows: int, epochs: in
 
 def cross_entropy(setting: Setting) -> BatchLoss:
     """Per-sample cross-entropy of the whole model on labels."""
-
-    def loss(params: Params, x: Tensor, y: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        return setting.supervised(setting.model.forward(params, x, train=True)[1], None, y)
-
-    return loss
+    return CrossEntropy(setting.model, setting.supervised)
 
 
 def local_job(

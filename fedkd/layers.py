@@ -66,10 +66,10 @@ def _as_module(layer: nn.Module, prefix: str) -> Step:
     return step
 
 
-def _steps(layer: nn.Module, prefix: str) -> list[Step]:
+def _leaves(layer: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
     if type(layer) is nn.Sequential:
-        return [step for name, child in layer.named_children() for step in _steps(child, f"{prefix}.{name}")]
-    return [_plain(layer, prefix) or _as_module(layer, prefix)]
+        return [leaf for name, child in layer.named_children() for leaf in _leaves(child, f"{prefix}.{name}")]
+    return [(prefix, layer)]
 
 
 class LayeredModel:
@@ -87,12 +87,19 @@ class LayeredModel:
         self.blocks = len(names) - 1
         self._fresh = module
         self._module = copy.deepcopy(module)
-        self._blocks = [_steps(child, name) for name, child in self._module.named_children()]
+        self._blocks = [
+            [_plain(layer, prefix) or _as_module(layer, prefix) for prefix, layer in _leaves(child, name)]
+            for name, child in self._module.named_children()
+        ]
         self.names_of_block = [[f"{child}.{n}" for n in module.get_submodule(child).state_dict()] for child in names]
         self.parameter_names = tuple(n for n, _ in module.named_parameters())
         self.names = tuple(n for block in self.names_of_block for n in block)
         self.has_batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
         self.cut_shapes = self._dry_run()
+
+    def layers(self) -> list[tuple[str, nn.Module]]:
+        """(prefix of its parameters' names, module) of each layer, shallow to deep; nested Sequentials are opened."""
+        return [leaf for name, child in self._fresh.named_children() for leaf in _leaves(child, name)]
 
     def names_upto(self, level: int) -> list[str]:
         """Parameter and buffer names of blocks 1..level (level L+1 = all)."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedkd.backward import CrossEntropy, chain_of
 from fedkd.layers import LayeredModel, Params
 from fedkd.types import Arrays, Split
 
@@ -159,16 +160,39 @@ def sgd(job: Job, flat: FlatVector | None = None) -> dict[str, Tensor]:
     else:
         flat.load(trainable)
     params: dict[str, Tensor] = {n: flat.views[n] if n in flat.views else v.clone() for n, v in job.params.items()}
-    leaves, slots, first = list(flat.views.values()), list(flat.slots.values()), True
+    gradient, first = _tapeless(job, flat, params) or _taped(job, flat, params), True
     order = torch.from_numpy(job.order).to(job.x.device)
     for epoch in range(job.epochs if len(job.y) else 0):
         for rows in order[epoch][order[epoch] >= 0].split(job.batch_size):
-            targets = {n: t.index_select(0, rows) for n, t in job.targets.items()}
-            loss = job.loss(params, job.x.index_select(0, rows), job.y.index_select(0, rows), targets).mean()
-            torch._foreach_copy_(slots, torch.autograd.grad(loss, leaves, materialize_grads=True))
+            gradient(rows)
             descend(flat, job, first)
             first = False
     return {n: v.detach() for n, v in params.items()}
+
+
+def _taped(job: Job, flat: FlatVector, params: Params) -> Callable[[Tensor], None]:
+    """rows [b] of a batch -> its gradient in ``flat.slots``, by autograd: any loss of any model."""
+    leaves, slots = list(flat.views.values()), list(flat.slots.values())
+
+    def gradient(rows: Tensor) -> None:
+        targets = {n: t.index_select(0, rows) for n, t in job.targets.items()}
+        loss = job.loss(params, job.x.index_select(0, rows), job.y.index_select(0, rows), targets).mean()
+        torch._foreach_copy_(slots, torch.autograd.grad(loss, leaves, materialize_grads=True))
+
+    return gradient
+
+
+def _tapeless(job: Job, flat: FlatVector, params: Params) -> Callable[[Tensor], None] | None:
+    """The same to the bit without a tape, where the job is cross-entropy on a CPU and every layer knows its gradient."""
+    if not isinstance(job.loss, CrossEntropy) or job.x.device.type != "cpu" or job.x.dtype != torch.float32:
+        return None
+    chain, trained = chain_of(job.loss.model), set(job.loss.model.parameter_names)
+    if chain is None or not trained <= flat.slots.keys():
+        return None
+    for name in flat.slots.keys() - trained:  # what the loss does not read
+        flat.slots[name].zero_()
+    values = {n: v.detach() for n, v in params.items()}
+    return lambda rows: chain.cross_entropy(values, job.x.index_select(0, rows), job.y.index_select(0, rows), flat.slots)
 
 
 class Adam:
