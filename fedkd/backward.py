@@ -75,19 +75,22 @@ class Convolution(Layer):
 
     def __init__(self, layer: nn.Conv2d, prefix: str) -> None:
         self.names = (f"{prefix}.weight", f"{prefix}.bias")
-        self.form: tuple[Any, ...] = (layer.stride, layer.padding, layer.dilation)
+        self.stride, self.dilation = layer.stride, layer.dilation
+        self.padding: Any = layer.padding
         self.groups, self.sizes = layer.groups, [layer.out_channels]
 
     def forward(self, params: Params, x: Tensor) -> tuple[Tensor, Any]:
         """[B, in, H, W] -> [B, out, H', W']."""
-        return torch.conv2d(x, params[self.names[0]], params[self.names[1]], *self.form, self.groups), x
+        weight, bias = self.names
+        return torch.conv2d(x, params[weight], params[bias], self.stride, self.padding, self.dilation, self.groups), x
 
     def backward(self, params: Params, g: Tensor, saved: Any, slots: Mapping[str, Tensor], ask: bool) -> Tensor:
         """[B, out, H', W'] -> [B, in, H, W]."""
         weight, bias = self.names
         of_x, of_weight, of_bias = aten.convolution_backward(
-            g, saved, params[weight], self.sizes, *self.form, False, (0, 0), self.groups, (ask, True, True)
-        )
+            g, saved, params[weight], self.sizes, self.stride, self.padding, self.dilation, False, (0, 0), self.groups,
+            (ask, True, True),
+        )  # fmt: skip
         slots[weight].copy_(of_weight)
         slots[bias].copy_(of_bias)
         return of_x if ask else g
