@@ -19,7 +19,12 @@ from torch import Tensor, nn
 
 from fedkd.layers import LayeredModel, Params
 
-aten = torch.ops.aten
+_aten = torch.ops.aten
+_convolution_backward = _aten.convolution_backward.default
+_threshold_backward = _aten.threshold_backward.default
+_pool_backward = _aten.max_pool2d_with_indices_backward.default
+_nll_forward, _nll_backward = _aten.nll_loss_forward.default, _aten.nll_loss_backward.default
+_log_softmax_backward = _aten._log_softmax_backward_data.default
 
 Supervised = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 
@@ -87,7 +92,7 @@ class Convolution(Layer):
     def backward(self, params: Params, g: Tensor, saved: Any, slots: Mapping[str, Tensor], ask: bool) -> Tensor:
         """[B, out, H', W'] -> [B, in, H, W]."""
         weight, bias = self.names
-        of_x, of_weight, of_bias = aten.convolution_backward(
+        of_x, of_weight, of_bias = _convolution_backward(
             g, saved, params[weight], self.sizes, self.stride, self.padding, self.dilation, False, (0, 0), self.groups,
             (ask, True, True),
         )  # fmt: skip
@@ -109,7 +114,7 @@ class Relu(Layer):
 
     def backward(self, params: Params, g: Tensor, saved: Any, slots: Mapping[str, Tensor], ask: bool) -> Tensor:
         """Any shape."""
-        out: Tensor = aten.threshold_backward(g, saved, 0)
+        out: Tensor = _threshold_backward(g, saved, 0)
         return out
 
 
@@ -149,7 +154,7 @@ class Pool(Layer):
     def backward(self, params: Params, g: Tensor, saved: Any, slots: Mapping[str, Tensor], ask: bool) -> Tensor:
         """[B, C, H // 2, W // 2] -> [B, C, H, W]."""
         x, places = saved
-        out: Tensor = aten.max_pool2d_with_indices_backward(g, x, (2, 2), (2, 2), (0, 0), (1, 1), False, places)
+        out: Tensor = _pool_backward(g, x, (2, 2), (2, 2), (0, 0), (1, 1), False, places)
         return out
 
 
@@ -179,9 +184,9 @@ class Chain:
             x, saved = layer.forward(params, x)
             kept.append(saved)
         log_q = torch.log_softmax(x, 1)
-        terms, weight = aten.nll_loss_forward(log_q, y, None, 0, -100)
-        g = aten.nll_loss_backward(torch.full_like(terms, 1 / len(y)), log_q, y, None, 0, -100, weight)
-        g = aten._log_softmax_backward_data(g, log_q, 1, log_q.dtype)
+        terms, weight = _nll_forward(log_q, y, None, 0, -100)
+        g = _nll_backward(torch.full_like(terms, 1 / len(y)), log_q, y, None, 0, -100, weight)
+        g = _log_softmax_backward(g, log_q, 1, log_q.dtype)
         for position in range(len(self.layers) - 1, -1, -1):
             g = self.layers[position].backward(params, g, kept[position], slots, position > 0)
 
