@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.speed import accuracy, ceiling, page, scale, targets, visits, workloads
+from benchmarks.speed import accuracy, ceiling, page, scale, steps, targets, visits, workloads
 from benchmarks.speed.inputs import DEVICE, Inputs
 from benchmarks.speed.systems.catalogue import SYSTEMS
 from benchmarks.speed.workloads import WORKLOADS, Workload
@@ -109,7 +109,8 @@ def main() -> None:
     place = asked.keep or Path(tempfile.mkdtemp(prefix="fedkd-bench-"))
     only = {k for k in asked.systems.split(",") if k} or (set(ON_A_GPU) if asked.device == "cuda" else set())
     os.environ[DEVICE] = asked.device
-    result: dict[str, Any] = {"schema": 1, "host": host(), "note": asked.note, "workloads": {}, "scale": [], "heads": {}}
+    result: dict[str, Any] = {"schema": 1, "host": host(), "note": asked.note, "workloads": {}}
+    result |= {"scale": [], "heads": {}, "steps": []}
     try:
         chosen = [WORKLOADS[k] for k in asked.workloads.split(",") if k]
         for position, workload in enumerate(chosen):
@@ -118,6 +119,7 @@ def main() -> None:
             result["workloads"][workload.key] = measure(workload, inputs, only, end - 150 * left)
         if not asked.without_scale:
             result["heads"] = heads(visits.bench_python())
+            result["steps"] = steps.measure(steps.CHOSEN) if asked.device == "cpu" else []
             for point in scale.POINTS:
                 if time.monotonic() < end - 30:
                     result["scale"].append(scale.measure(point, visits.bench_python()))

@@ -97,6 +97,17 @@ def scale_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def step_table(rows: list[dict[str, Any]]) -> str:
+    """Milliseconds per client as Markdown, and how many times the tape's rate that is."""
+    lines = ["| workload | way of training | ms a client: median (min to max) | times the first |", "|---|---|---|---|"]
+    first: dict[str, float] = {}
+    for r in rows:
+        base = first.setdefault(r["workload"], r["ms"])
+        spread = f"{r['ms']:.3g} ({r['ms_min']:.3g} to {r['ms_max']:.3g})"
+        lines.append(f"| {r['workload']} | {r['way']} | {spread} | {base / r['ms']:.2f} |")
+    return "\n".join(lines)
+
+
 def text(result: dict[str, Any]) -> str:
     """Everything measured, as Markdown."""
     host = result["host"]
@@ -114,6 +125,8 @@ def text(result: dict[str, Any]) -> str:
         parts += ["### W5: a round of FedD2S-avg on Fashion-MNIST, 20 clients, `fedavg_cnn`",
                   f"{number(heads['round_seconds'])} s a round; the server's head training is {heads['share']:.1%} of the time "
                   f"(largest share of a round {heads['share_max']:.1%})."]  # fmt: skip
+    if result.get("steps"):
+        parts += ["### One client's job on one thread, without messages", step_table(result["steps"])]
     if result["scale"]:
         parts += ["### Populations (generated clients, in process)", scale_table(result["scale"])]
     return "\n\n".join(parts) + "\n"

@@ -1,0 +1,45 @@
+"""One client's job by each way of training: what is compared, and the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.speed import page, steps, workloads
+from fedkd import plugins
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> tuple[steps.Setting, list[steps.Job]]:
+    return steps.jobs(workloads.W3, Path(tmp_path_factory.mktemp("steps")))
+
+
+def test_every_way_trains_the_workloads_own_jobs(cohort: tuple[steps.Setting, list[steps.Job]]) -> None:
+    setting, jobs = cohort
+    assert [(len(job.y), job.batch_size, job.epochs) for job in jobs] == [(50, 10, 1)] * steps.COHORT
+    named = dict(steps.ways(setting))
+    assert (
+        {"loop, all layers by autograd", "loop", "stacked"}
+        <= set(named)
+        <= {*plugins.available("executors"), next(iter(named))}
+    )
+    first, *_ = (outcome for _, outcome in named["loop"](jobs))
+    assert any(not torch.equal(first[n], jobs[0].params[n]) for n in first)
+
+
+def test_each_way_has_its_row() -> None:
+    rows = steps.measure([workloads.W3], turns=2, seconds=0.0)
+    assert [r["way"] for r in rows][:2] == ["loop, all layers by autograd", "loop"]
+    assert all(0 < r["ms_min"] <= r["ms"] <= r["ms_max"] for r in rows)
+
+
+def test_the_table_compares_with_the_first_way_of_each_workload() -> None:
+    def row(workload: str, way: str, ms: float) -> dict[str, object]:
+        return {"workload": workload, "way": way, "ms": ms, "ms_min": ms / 2, "ms_max": ms * 2}
+
+    text = page.step_table([row("W1", "a", 10.0), row("W1", "b", 4.0), row("W3", "a", 1.0)])
+    assert text.splitlines()[2:] == [
+        "| W1 | a | 10 (5 to 20) | 1.00 |", "| W1 | b | 4 (2 to 8) | 2.50 |", "| W3 | a | 1 (0.5 to 2) | 1.00 |",
+    ]  # fmt: skip
