@@ -111,7 +111,7 @@ def gflops(workload: Workload, inputs: Inputs, seconds: float) -> float:
 
 def held_out(inputs: Inputs, run: Experiment, clients: int = 40) -> tuple[Array, Array]:
     """(x, y int64) of generated clients that are not in the population."""
-    config = synthetic_table.generator(parse_args(run.data_args, synthetic_table.Config, "data.args"))
+    config = parse_args(run.data_args, synthetic_table.Config, "data.args")
     first = int(inputs.meta["clients"])
     made = [synthetic.generate(config, 0, client) for client in range(first, first + clients)]
     return np.concatenate([t.x for t in made]), np.concatenate([t.y for t in made]).astype(np.int64)
