@@ -8,7 +8,6 @@ calibration half. Specs: audit, sections 2, 7 and 8.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from fedkd.finished import Finished, final_models, open_finished
 from fedkd.intervals import t_interval
 from fedkd.metrics import TooFew, auc, halves
 from fedkd.scores import Table
+from fedkd.store import read_json
 from fedkd.types import Arrays
 from fedkd.verdict import LEAK
 
@@ -195,8 +195,8 @@ def headline(attacks: list[Scored], candidates: Candidates, seed: int) -> Scored
 
 
 def _run(run: Finished) -> dict[str, Any]:
-    summary, e = _json(run.folder / "summary.json"), run.setting.experiment
-    environment = _json(run.folder / "environment.json")
+    summary, e = read_json(run.folder / "summary.json"), run.setting.experiment
+    environment = read_json(run.folder / "environment.json")
     notes = outgoing.notes(run.setting)
     return {
         "name": e.name, "label": e.label, "method": e.method_name, "dataset": e.data_name, "model": e.model_name,
@@ -212,21 +212,13 @@ def _utility(folder: Path) -> dict[str, Any]:
 
     "guess": what always naming a client's own most frequent training label would score, mean over clients.
     """
-    summary = _json(folder / "summary.json")
+    summary = read_json(folder / "summary.json")
     own = [v for v in (summary.get("accuracy_clients") or {}).values() if v is not None]
     low, high = (None, None) if len(own) < 2 else t_interval(own)[1:3]
-    held = [h for h in _json(folder / "partition.json").get("histogram") or [] if sum(h)]
+    held = [h for h in read_json(folder / "partition.json").get("histogram") or [] if sum(h)]
     return {
         "guess": sum(max(h) / sum(h) for h in held) / len(held) if held else None,
         "accuracy_mean": summary.get("accuracy_mean"), "accuracy_low": low, "accuracy_high": high,
         "worst_decile": summary.get("accuracy_worst_decile"), "bytes_up": summary.get("bytes_up"),
         "bytes_down": summary.get("bytes_down"),
     }  # fmt: skip
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return value
-    except (OSError, ValueError):
-        return {}

@@ -10,9 +10,7 @@ sender's ledger, no recorded difference is above its bound, and traces of noisy 
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, replace
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -24,7 +22,7 @@ from fedkd.finished import Finished
 from fedkd.mechanisms import clip_noise, dpsgd, user_clip_noise
 from fedkd.public import SUMMED
 from fedkd.setting import Setting
-from fedkd.store import NEVER
+from fedkd.store import NEVER, read_json
 from fedkd.train import NoisySteps
 from fedkd.types import Arrays, Broadcast, Kinds
 from fedkd.vault import Vault
@@ -37,7 +35,7 @@ VIEWS = {"dpsgd": "weights up", "user_clip_noise": "weights down"}
 # ----- brackets --------------------------------------------------------------------------------------------------------
 def brackets(run: Finished, canaries: int, guesses: int, seed: int) -> tuple[list[Bracket], list[dict[str, str]]]:
     """(the brackets of a run that states an epsilon, what was not audited and why)."""
-    privacy = _json(run.folder / "summary.json").get("privacy")
+    privacy = read_json(run.folder / "summary.json").get("privacy")
     if not privacy:
         return [], [{"attack": "lower bound on epsilon", "reason": "the run states no epsilon, so there is none to bracket"}]
     found, left = [], []
@@ -216,11 +214,3 @@ def _entries(run: Finished, client: int, mechanism: str) -> list[dict[str, Any]]
 
 def _name(module: ModuleType) -> str:
     return module.__name__.rpartition(".")[2]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return value
-    except (OSError, ValueError):
-        return {}

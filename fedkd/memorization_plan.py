@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from fedkd import plugins
-from fedkd.config import digest8, parse_table
+from fedkd.config import digest8
 from fedkd.distill import Training
 from fedkd.errors import ConfigError
 from fedkd.language import check_size
-from fedkd.swing_plan import Net, changed, study_file
+from fedkd.swing_plan import Net, study_plan
 
 FORMAT = 1
 """Version of every draw and file of a study; part of its hash."""
@@ -216,11 +216,7 @@ def read_plan(path: Path) -> Plan:
 
     Raises: ConfigError for a missing file, text that is not TOML, an unknown field or arm, a wrong type or value.
     """
-    whole = study_file(path, "memorization")
-    default = Plan(path.stem)
-    tables = ("text", "teacher", "student", "scout", "own")
-    own = {name: changed(getattr(default, name), whole.pop(name, {}), f"{path.name}: [{name}]") for name in tables}
-    plan = replace(parse_table({"name": path.stem, **whole}, Plan, path.name), **own)
+    plan = study_plan(path, "memorization", Plan(path.stem), ("text", "teacher", "student", "scout", "own"))
     return checked(plan, path.name)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from safetensors.numpy import load as load_bytes
@@ -51,13 +51,7 @@ def write_atomic(path: Path, content: bytes, *, fault: tuple[str, int, int] | No
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            if fault is not None and faults.armed(*fault):
-                file.write(content[: len(content) // 2])
-                file.flush()
-                faults.die()
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            _put(file, content, half=fault is not None and faults.armed(*fault))
         temporary.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -65,6 +59,26 @@ def write_atomic(path: Path, content: bytes, *, fault: tuple[str, int, int] | No
         raise
     if sync_parent:
         sync_folder(path.parent)
+
+
+def _put(file: BinaryIO, content: bytes, half: bool) -> None:
+    """Write and fsync; ``half``: a fault point is armed, so this process ends in the middle of it."""
+    if half:
+        file.write(content[: len(content) // 2])
+        file.flush()
+        faults.die()
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; {} where there is no such file or it is damaged."""
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return value
+    except (OSError, ValueError):
+        return {}
 
 
 def sync_folder(folder: Path) -> None:
@@ -243,13 +257,7 @@ class Lines:
             return
         text = "".join(json.dumps(row, sort_keys=False) + "\n" for row in rows).encode()
         with self.paths[name].open("ab") as file:
-            if faults.armed("appending", round):
-                file.write(text[: len(text) // 2])
-                file.flush()
-                faults.die()
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+            _put(file, text, half=faults.armed("appending", round))
 
     def offsets(self) -> dict[str, int]:
         """Present byte lengths."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -187,17 +188,24 @@ def study_file(path: Path, kind: str) -> dict[str, Any]:
     return whole
 
 
+def study_plan(path: Path, kind: str, default: T, tables: Sequence[str]) -> T:
+    """The plan of a study's TOML file: its fields, and each of ``tables`` as the default's with the file's values.
+
+    Raises: ConfigError as :func:`study_file`, and for an unknown field or a wrong type.
+    """
+    whole = study_file(path, kind)
+    own = {name: changed(getattr(default, name), whole.pop(name, {}), f"{path.name}: [{name}]") for name in tables}
+    return replace(parse_table({"name": path.stem, **whole}, type(default), path.name), **own)  # type: ignore[type-var]
+
+
 def read_plan(path: Path) -> Plan:
     """A TOML file with ``kind = "swing"``, the fields of :class:`Plan`, and tables for text, canaries, teacher, student and
     protection.
 
     Raises: ConfigError for a missing file, text that is not TOML, an unknown field or arm, a wrong type or value.
     """
-    whole = study_file(path, "swing")
     default = Plan(path.stem)
-    tables = ("text", "canaries", "teacher", "student", "protection")
-    own = {name: changed(getattr(default, name), whole.pop(name, {}), f"{path.name}: [{name}]") for name in tables}
-    plan = replace(parse_table({"name": path.stem, **whole}, Plan, path.name), **own)
+    plan = study_plan(path, "swing", default, ("text", "canaries", "teacher", "student", "protection"))
     for field_name in ("kd_weight", "mask_hard_private", "formal"):
         if getattr(plan.protection, field_name) != getattr(default.protection, field_name):
             raise ConfigError(f"{path.name}: [protection] {field_name} is set by the regime and the arm; leave it out")

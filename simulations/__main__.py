@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
 import tomllib
@@ -19,6 +18,7 @@ from rich.table import Table
 
 from fedkd.config import Experiment, experiment_from
 from fedkd.errors import ConfigError, RunError
+from fedkd.store import read_json
 from simulations import run as runs_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -82,20 +82,13 @@ def _root(output: str | None) -> Path:
 
 def _study(kind: str, config: Path, output: str | None, seed: int | None, seeds: str | None, workers: int | None) -> None:
     run_study = importlib.import_module(f"simulations.{kind}").run
-    with _usage():
+    with _work():
         if seeds is not None and not all(part.strip().isdigit() for part in seeds.split(",")):
             raise ConfigError(f"--seeds {seeds!r}; valid: whole numbers, e.g. 0,1,2")
         if workers is not None and workers < 1:
             raise ConfigError(f"--workers {workers}; valid: 1 or more")
         chosen = [seed] if seed is not None else [int(s) for s in seeds.split(",")] if seeds else None
-        try:
-            folder = run_study(config, _root(output), workers or 2, out.print, chosen)
-        except RunError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(runs_of.FAILED) from None
-        except KeyboardInterrupt:
-            print("interrupted; the same command goes on where it was", file=sys.stderr)
-            raise typer.Exit(runs_of.INTERRUPTED) from None
+        folder = run_study(config, _root(output), workers or 2, out.print, chosen)
     out.print((folder / "results.md").read_text(encoding="utf-8"))
     out.print(f"report: {folder / 'report.html'}")
 
@@ -118,10 +111,10 @@ def resume(
 @app.command()
 def runs(output: Output = None, format: Format = "text") -> None:
     """List the runs below the output folder."""
-    root = Path(output or os.environ.get("FEDKD_OUTPUT", "") or Path.cwd() / "runs")
+    root = _root(output)
     rows = []
     for folder in sorted(config.parent for config in root.glob("*/*/config.toml")):
-        summary = _json(folder / "summary.json")
+        summary = read_json(folder / "summary.json")
         code, reason = runs_of.read_status(folder)
         status = str(summary.get("status", "")) or ("failed" if (folder / "status.json").exists() else "unfinished")
         row = {"folder": str(folder), "label": summary.get("label", ""), "status": status, "exit_code": code}
@@ -157,15 +150,8 @@ def compare(
     """Run what is missing of methods x seeds, then one table with paired t intervals over seeds."""
     from simulations.compare import compare_configs
 
-    with _usage():
-        try:
-            result = compare_configs(configs, seeds, grid, sets or (), output, baseline, workers, ray_address)
-        except RunError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(runs_of.FAILED) from None
-        except KeyboardInterrupt as stopped:
-            print(stopped or "interrupted; the same command goes on where it was", file=sys.stderr)
-            raise typer.Exit(runs_of.INTERRUPTED) from None
+    with _work():
+        result = compare_configs(configs, seeds, grid, sets or (), output, baseline, workers, ray_address)
     if format == "json":
         out.print_json(data=result.json)
     else:
@@ -235,12 +221,8 @@ def shadows(
     """Train the shadow models of a plan: resumable, what is finished is kept."""
     from simulations.shadows import train
 
-    with _usage():
-        try:
-            folder = train(plan, _root(output), workers, lambda done, of: out.print(f"{done} of {of} models"))
-        except RunError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(runs_of.FAILED) from None
+    with _work():
+        folder = train(plan, _root(output), workers, lambda done, of: out.print(f"{done} of {of} models"))
     out.print(str(folder))
 
 
@@ -259,16 +241,9 @@ def audit(
     from simulations.audit import audit_paths
 
     changes = {"output": output, "seed": seed, "seeds": seeds, "workers": workers, "overwrite": overwrite or None}
-    with _usage():
-        try:
-            ran = partial(_execute, grid="inprocess", port=0, ray_address="", format="text")
-            pages = audit_paths(paths, sets or (), options, out.print, ran, **changes)
-        except RunError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(runs_of.FAILED) from None
-        except KeyboardInterrupt as stopped:
-            print(stopped or "interrupted; the same command goes on where it was", file=sys.stderr)
-            raise typer.Exit(runs_of.INTERRUPTED) from None
+    with _work():
+        ran = partial(_execute, grid="inprocess", port=0, ray_address="", format="text")
+        pages = audit_paths(paths, sets or (), options, out.print, ran, **changes)
     for page in pages:
         out.print(str(page))
 
@@ -324,7 +299,7 @@ def _execute(experiment: Experiment, grid: str, port: int, ray_address: str, for
 
 def _end(outcome: runs_of.Outcome, format: str) -> NoReturn:
     folders = [str(f) for f in outcome.folders]
-    summaries = [_json(f / "summary.json") for f in outcome.folders]
+    summaries = [read_json(f / "summary.json") for f in outcome.folders]
     if format == "json":
         out.print_json(data={"exit_code": outcome.code, "reason": outcome.reason, "folders": folders, "summaries": summaries})
         raise typer.Exit(outcome.code)
@@ -360,14 +335,6 @@ def _of_folder(folder: Path, sets: Any) -> Experiment:
     return experiment_from(flat)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return value
-    except (OSError, ValueError):
-        return {}
-
-
 def _show(rows: list[dict[str, Any]], columns: tuple[str, ...], format: str) -> None:
     if format == "json":
         out.print_json(data=rows)
@@ -387,7 +354,20 @@ class _usage:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if isinstance(error, ConfigError):
             print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(2)
+            raise typer.Exit(runs_of.USAGE)
+
+
+class _work(_usage):
+    """The same, a RunError into exit code 1 and an interruption into 130, where the same command goes on afterwards."""
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        super().__exit__(kind, error, trace)
+        if isinstance(error, RunError):
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(runs_of.FAILED)
+        if isinstance(error, KeyboardInterrupt):
+            print(str(error) or "interrupted; the same command goes on where it was", file=sys.stderr)
+            raise typer.Exit(runs_of.INTERRUPTED)
 
 
 if __name__ == "__main__":

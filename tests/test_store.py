@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkd.errors import RunError, StateMissing
-from fedkd.store import NEVER, ClientStore, Commit, Lines, digest, read_commit, write_atomic, write_commit
+from fedkd.store import NEVER, ClientStore, Commit, Lines, digest, read_commit, read_json, write_atomic, write_commit
 
 
 def state(value: float = 0.0) -> dict[str, np.ndarray[Any, Any]]:
@@ -99,6 +99,13 @@ def test_the_file_and_then_its_folder_reach_the_disk(tmp_path: Path, monkeypatch
 
 
 # ----- client versions ---------------------------------------------------------------
+@pytest.mark.parametrize(("content", "read"), [(b'{"a": 1}', {"a": 1}), (b'{"a": ', {}), (b"\xff", {}), (None, {})])
+def test_a_missing_or_damaged_json_file_reads_as_nothing(tmp_path: Path, content: bytes | None, read: dict[str, int]) -> None:
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
+    assert read_json(tmp_path / "a.json") == read
+
+
 def test_versions_round_trip_bit_for_bit_with_their_shapes(tmp_path: Path) -> None:
     store = ClientStore(tmp_path, "run")
     said = store.write(3, 0, {**state(0.1), "t": np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))})

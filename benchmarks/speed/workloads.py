@@ -58,8 +58,11 @@ W3 = Workload("W3", "MLP 784-200-200-10, batch 10, one epoch", 0.88e6,
 W4 = Workload("W4", "CNN, 1,663,370 parameters, batch 10, one epoch", 72.4e6,
               (*_data(200, "[1, 28, 28]"), "model.name=fedavg_cnn", 'model.args="padding = 2"', "learning-rate=0.01"),
               PEERS)  # fmt: skip
+# The rate of W4: over up to 50 steps a client's rounding grows at 0.05, and averages of the plain loop and ours were 6e-3 from
+# those in float64.
 W6 = Workload("W6", "LeNet, log-normal sizes 10 to 500, batch 10, one epoch", 3.20e6,
-              _data(1000, "[3, 32, 32]", ", size_skew = 1.0"), ("loop-2", "inprocess-2", "pfl-2"))  # fmt: skip
+              (*_data(1000, "[3, 32, 32]", ", size_skew = 1.0"), "learning-rate=0.01"),
+              ("loop-2", "inprocess-2", "pfl-2"))  # fmt: skip
 WORKLOADS = {w.key: w for w in (W1, W2, W3, W4, W6)}
 
 
@@ -108,7 +111,7 @@ def gflops(workload: Workload, inputs: Inputs, seconds: float) -> float:
 
 def held_out(inputs: Inputs, run: Experiment, clients: int = 40) -> tuple[Array, Array]:
     """(x, y int64) of generated clients that are not in the population."""
-    config = synthetic_table.generator(parse_args(run.data_args, synthetic_table.Config, "data.args"))
+    config = parse_args(run.data_args, synthetic_table.Config, "data.args")
     first = int(inputs.meta["clients"])
     made = [synthetic.generate(config, 0, client) for client in range(first, first + clients)]
     return np.concatenate([t.x for t in made]), np.concatenate([t.y for t in made]).astype(np.int64)

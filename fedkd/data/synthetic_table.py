@@ -17,37 +17,18 @@ from fedkd.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(synthetic.Config):
     """The fields of ``synthetic`` and the size of the population."""
 
     clients: int = 20
     """natural clients, at least 1; num-clients is the same number"""
-    shape: tuple[int, ...] = (1, 8, 8)
-    """channels, height, width"""
-    classes: int = 10
-    """number of classes, at least 2"""
-    samples_per_client: int = 50
-    """samples of a client (the median where sizes are skewed)"""
-    size_skew: float = 0.0
-    """sigma of the log-normal client size, limited to 10..500; 0 = all clients have samples_per_client"""
-    alpha: float = 0.5
-    """Dirichlet concentration of a client's class proportions, > 0"""
-    noise: float = 1.0
-    """standard deviation of the pixel noise; a blob's height is 2"""
     seed: int = 0
     """seed of the rows, whatever the run's own seed"""
 
     def __post_init__(self) -> None:
         if self.clients < 1:
             raise ConfigError(f"data.args: clients = {self.clients}; it must be at least 1")
-        generator(self)
-
-
-def generator(config: Config) -> synthetic.Config:
-    """The Config of ``synthetic`` that makes each client. Raises: ConfigError for a field out of range."""
-    return synthetic.Config(
-        config.shape, config.classes, config.samples_per_client, config.size_skew, config.alpha, config.noise
-    )
+        super().__post_init__()
 
 
 def spec(config: Config) -> Spec:
@@ -66,7 +47,7 @@ SPEC = spec(Config())
 
 def load(config: Config, root: str) -> Table:
     """Every client's rows, client after client; the natural client id is the client's number."""
-    made = [synthetic.generate(generator(config), config.seed, client) for client in range(config.clients)]
+    made = [synthetic.generate(config, config.seed, client) for client in range(config.clients)]
     groups = np.repeat(np.arange(config.clients, dtype=np.int32), [len(table) for table in made])
     x, y = np.concatenate([table.x for table in made]), np.concatenate([table.y for table in made])
     return Table(x, y, groups, np.full(len(y), TRAIN, np.int8))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from fedkd import gate, run_audit
@@ -11,21 +10,11 @@ from fedkd.report.audit_channels import Point, frontier, point
 from fedkd.report.audit_sections import LIMITS
 from fedkd.report.audit_tables import frontier_table, guarantee_table
 from fedkd.report.page import replace_text
-from fedkd.report.style import Picture
+from fedkd.report.parts import Part
 from fedkd.report.tables import Table
 from fedkd.report.templates import render
 from fedkd.report.verdict_cards import summary_line
 from fedkd.run_audit import RunAudit
-
-
-@dataclass(frozen=True)
-class Part:
-    """A section of the page."""
-
-    title: str
-    lines: Sequence[str] = ()
-    table: Table | None = None
-    picture: Picture | None = None
 
 
 def write_frontier(runs: Sequence[Path], target: Path, command: str, notes: Sequence[str] = ()) -> Path:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from fedkd.memorization_table import PUBLISHED, Grid, count_of, grids, number, ratio, span
 from fedkd.report.memorization_figures import pictures
-from fedkd.report.style import Picture
+from fedkd.report.parts import Part
 from fedkd.report.tables import Table
 from fedkd.report.templates import render
 from fedkd.verdict import check_words
@@ -23,16 +22,6 @@ _LIMITS = (
     "Figures of the paper (Borkar et al. 2026, arXiv 2601.15394) are known at second hand and from another scale: no target.",
     "The formulaic stratum holds lines of mails by real people: tables show hashed ids; strings come only on request.",
 )
-
-
-@dataclass(frozen=True)
-class Part:
-    """A section of the page."""
-
-    title: str
-    lines: Sequence[str] = ()
-    table: Table | None = None
-    picture: Picture | None = None
 
 
 def page(summary: Mapping[str, Any]) -> str:

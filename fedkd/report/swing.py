@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fedkd.report.parts import Part
 from fedkd.report.style import AMBER, BLUE, GREEN, INK, MARKERS, MUTED, ORANGE, PINK, SKY, Picture, canvas, finish, legend_above
 from fedkd.report.tables import Table
 from fedkd.report.templates import render
@@ -53,16 +53,6 @@ def _facts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         detector = f"recall {swing['recall']:.3f}, {precision} on planted secrets"
         found.insert(0, f"Detector: {detector}. Noise: {swing['charges']:,.0f} distinct releases at private positions.")
     return found
-
-
-@dataclass(frozen=True)
-class Part:
-    """A section of the page."""
-
-    title: str
-    lines: Sequence[str] = ()
-    table: Table | None = None
-    picture: Picture | None = None
 
 
 def page(plan: Plan, summary: Mapping[str, Any]) -> str:

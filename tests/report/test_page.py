@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,52 +16,13 @@ import pytest
 from fedkd import schemas
 from fedkd.errors import ConfigError
 from fedkd.report import build
+from tests.report.html_page import Page
 
 BANNED = r"\bsafe\b|is private|is anonymous|is secure|protects privacy|no leakage|privacy guaranteed"
-VOID = {"meta", "br", "hr", "img", "link", "input"}
 FAILURE = {
     "round": 7, "client": 3, "node": 2, "error": "UploadError", "where": "codec.py:88",
     "message": "<script>alert(1)</script> & shape (64, 12)",
 }  # fmt: skip
-
-
-class Page(HTMLParser):
-    """Collects text, tags, ids and addresses, and raises where tags do not nest."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.addresses: list[str] = []
-        self.texts: list[str] = []
-        self.feed(html)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "data")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open[-1:] == [tag], f"</{tag}> closes {self.open[-1:]}"
-        self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] not in ("style", "title"):
-            self.texts.append(data.strip())
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.texts))
 
 
 def read(path: Path) -> Page:

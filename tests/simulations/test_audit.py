@@ -17,20 +17,27 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_configuration_is_run_and_audited_and_what_was_added_is_said(place: Path) -> None:
+@pytest.fixture(scope="module")
+def audited(place: Path) -> tuple[Path, str]:
+    """(folder of the run, what the command said); each process of the tests makes its own."""
     result = call("audit", place / "tiny-fedd2s.toml", "--output", place / "out", "--options", "permutations = 20")
     assert result.exit_code == 0, result.output
-    for key in ('record="messages"', "audit.holdout=0.5", "audit.canaries=12"):
-        assert f"added for the audit: {key}" in result.output
     (folder,) = (place / "out" / "tiny-fedd2s").iterdir()
-    assert result.output.splitlines()[-1].startswith(str(folder / "audit"))
+    return folder, result.output
+
+
+def test_a_configuration_is_run_and_audited_and_what_was_added_is_said(audited: tuple[Path, str]) -> None:
+    folder, said = audited
+    for key in ('record="messages"', "audit.holdout=0.5", "audit.canaries=12"):
+        assert f"added for the audit: {key}" in said
+    assert said.splitlines()[-1].startswith(str(folder / "audit"))
     content = json.loads((folder / "audit" / "audit.json").read_text())
     assert content["config"]["permutations"] == 20
     assert content["run"]["name"] == "tiny-fedd2s"
 
 
-def test_a_finished_run_is_not_run_again_and_its_folder_is_audited_too(place: Path) -> None:
-    (folder,) = (place / "out" / "tiny-fedd2s").iterdir()
+def test_a_finished_run_is_not_run_again_and_its_folder_is_audited_too(place: Path, audited: tuple[Path, str]) -> None:
+    folder = audited[0]
     before = (folder / "summary.json").stat().st_mtime_ns
     (folder / "audit" / "audit.json").unlink()
     again = call("audit", place / "tiny-fedd2s.toml", "--output", place / "out", "--options", "permutations = 20")
@@ -57,9 +64,8 @@ def test_what_cannot_be_audited_is_a_usage_error(place: Path, arguments: tuple[s
     assert said in result.stderr
 
 
-def test_folders_are_audited_as_they_are(place: Path, tmp_path: Path) -> None:
-    (folder,) = (place / "out" / "tiny-fedd2s").iterdir()
-    changed = call("audit", folder, "--set", "seed=1")
+def test_folders_are_audited_as_they_are(audited: tuple[Path, str], tmp_path: Path) -> None:
+    changed = call("audit", audited[0], "--set", "seed=1")
     assert changed.exit_code == 2
     assert "a run folder is audited as it is" in changed.stderr
     empty = call("audit", tmp_path)

@@ -11,6 +11,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from fedkd import plugins
+from fedkd.errors import RunError
 from simulations import compare
 from simulations.__main__ import app
 from simulations.run import execute
@@ -222,6 +223,29 @@ def test_compare_ends_with_one_line_where_a_run_fails(place: Path, tmp_path: Pat
     assert result.exit_code == 1
     assert result.stderr.startswith("error: tiny-local.toml, seed 0: 1 of 3 clients failed")
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "work"),
+    [("compare", "compare.compare_configs"), ("audit", "audit.audit_paths"), ("shadows", "shadows.train")],
+)
+@pytest.mark.parametrize(
+    ("end", "code", "line"),
+    [
+        (RunError("disk full"), 1, "error: disk full"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on where it was"),
+        (KeyboardInterrupt("resume FOLDER"), 130, "resume FOLDER"),
+    ],
+)
+def test_work_that_stops_ends_with_one_line(
+    command: str, work: str, end: BaseException, code: int, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: Any, **more: Any) -> None:
+        raise end
+
+    monkeypatch.setattr(f"simulations.{work}", stop)
+    result = call(command, "any.toml")
+    assert (result.exit_code, result.stderr) == (code, f"{line}\n")
 
 
 # ----- list and doctor -------------------------------------------------------------------------------------------------

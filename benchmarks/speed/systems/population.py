@@ -16,7 +16,7 @@ from simulations.run import execute, load
 CONFIG = Path(__file__).resolve().parents[3] / "configs" / "fedavg-synthetic.toml"
 FEDPER = (
     "method.name=fedd2s",
-    'method.args="knowledge = \'none\', schedule = \'none\', top_level = 3, head_ce_weight = 0.0"',
+    "method.args=\"knowledge = 'none', schedule = 'none', top_level = 3, head_ce_weight = 0.0\"",
     "score=after_local",
 )
 
