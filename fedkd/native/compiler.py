@@ -48,7 +48,10 @@ def library() -> ctypes.CDLL:
 
 def find_compiler() -> list[str]:
     """``$CC``, which may have options, else the first of cc, gcc and clang. Raises: ConfigError."""
-    given = shlex.split(os.environ.get("CC", ""))
+    try:
+        given = shlex.split(os.environ.get("CC", ""))
+    except ValueError as error:
+        raise ConfigError(f"executor native: CC cannot be read ({error}); set CC, or {INSTEAD}") from None
     if given:
         if shutil.which(given[0]) is None:
             raise ConfigError(f"executor native: CC names {given[0]!r}, which is no command here; set CC, or {INSTEAD}")
@@ -124,7 +127,7 @@ def _compile(compiler: list[str], name: str, folder: Path) -> Path:
                 path = folder / f"{name}-{_digest(Path(made))}.so"
                 os.replace(made, path)
                 return path
-            said = said or (done.stderr or done.stdout).decode(errors="replace") or f"exit code {done.returncode}"
+            said = said or (done.stderr or done.stdout).decode(errors="replace") or f"it ends with code {done.returncode}"
     except (OSError, subprocess.TimeoutExpired) as error:
         said = str(error)
     finally:
