@@ -46,15 +46,17 @@ static num place_weights(net *t, float *base) {
         if (l->kind == CONV) {
             of->gw = take(base, &at, of->size + outs);
             of->fore = take(base, &at, size), of->back = take(base, &at, size);
+            of->sums = take(base, &at, GT * l->in_c * l->kh * l->kw * VL);
         }
     }
     return at;
 }
 
 static image place(num c, num h, num w, num margin, num batch, float *base, num *at) {
-    num rs = h ? up((w + 2 * margin) * batch + VL) : up(c), rows = h ? c * h : batch;
+    num left = h ? up(margin * batch) : 0; /* column 0 begins a vector */
+    num rs = h ? left + up((w + margin) * batch + VL) : up(c), rows = h ? c * h : batch;
     float *p = take(base, at, rows * rs + 2 * VL);
-    return (image){p ? p + (h ? margin * batch : 0) : 0, h * rs, rs};
+    return (image){p ? p + left : 0, h * rs, rs};
 }
 
 static num place_images(net *t, num batch, float *base) {

@@ -31,10 +31,13 @@ TEXT = r"""
 #define GT 2
 #endif
 #define KT 5 /* taps of a row whose gradients are summed together, for GT output channels */
+#define NEAR 6144 /* floats of a tile's gradient that are looked at together: half of a small first-level cache */
 #define LAYERS 64
 
 typedef float vec __attribute__((vector_size(4 * VL)));
 typedef float loose __attribute__((vector_size(4 * VL), aligned(4), may_alias));
+typedef float four __attribute__((vector_size(16)));
+typedef float four_loose __attribute__((vector_size(16), aligned(4), may_alias));
 typedef int32_t mask __attribute__((vector_size(4 * VL)));
 typedef int64_t num;
 
@@ -51,6 +54,7 @@ typedef struct { /* channel c, row y, column x, sample b of an image is at[c * c
 
 typedef struct {
     float *w, *b, *vw, *vb, *gw; /* weight, bias, their momentum; a convolution's gradient */
+    float *sums;                 /* and the vectors that add up to it, for one tile of outputs */
     float *fore, *back;          /* a convolution's weights in the order in which its tiles read them */
     num row, size;               /* floats of a linear layer's padded row, and of the weight as it lies here */
 } weights;
@@ -79,6 +83,17 @@ INLINE void store(float *p, vec v) { *(loose *)p = v; }
 INLINE vec splat(float s) { return s - (vec){0}; }
 INLINE vec choose(mask m, vec yes, vec no) { return (vec)(((mask)yes & m) | ((mask)no & ~m)); }
 
+/* In a register from here on: gcc would read it from memory at each use, where that costs two reads if it crosses lines. */
+#if defined(__AVX512F__)
+#define HELD(x) __asm__("" : "+v"(x))
+#elif defined(__SSE__)
+#define HELD(x) __asm__("" : "+x"(x))
+#elif defined(__aarch64__)
+#define HELD(x) __asm__("" : "+w"(x))
+#else
+#define HELD(x) (void)0
+#endif
+
 INLINE void store_some(float *p, vec v, num n) {
     if (n >= VL)
         store(p, v);
@@ -86,12 +101,19 @@ INLINE void store_some(float *p, vec v, num n) {
         for (num i = 0; i < n; i++) p[i] = v[i];
 }
 
-INLINE float sum(vec v) {
-    float part[VL];
-    memcpy(part, &v, sizeof part);
-    for (int half = VL / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) part[i] += part[i + half];
-    return part[0];
+INLINE float sum(vec v) { /* halves onto halves, in registers */
+    union {
+        vec all;
+        four part[VL / 4];
+    } u = {.all = v};
+#if VL == 16
+    four q = (u.part[0] + u.part[2]) + (u.part[1] + u.part[3]);
+#elif VL == 8
+    four q = u.part[0] + u.part[1];
+#else
+    four q = u.part[0];
+#endif
+    return (q[0] + q[2]) + (q[1] + q[3]);
 }
 
 /* ---- kernels over tiles of constant size: each is inlined once per size, so that its sums stay in registers ---------- */
@@ -123,12 +145,14 @@ INLINE void corr(const int ot, const int nv, const corr_args *q) {
 
 typedef struct {
     const float *in, *g;
-    float *out;
-    num irs, gcs, grs, rows, vecs, step, next; /* next: from one output channel's gradient to the next one's */
+    float *sums; /* [ot][kt] vectors, to which these rows' are added */
+    num irs, gcs, grs, rows, vecs, step;
 } grad_args;
 
 INLINE void conv_grad(const int ot, const int kt, const grad_args *q) {
-    vec acc[GT][KT] = {{{0}}};
+    vec acc[GT][KT];
+    for (int o = 0; o < ot; o++)
+        for (int k = 0; k < kt; k++) acc[o][k] = load(q->sums + (o * kt + k) * VL);
     for (num y = 0; y < q->rows; y++) {
         const float *g = q->g + y * q->grs, *in = q->in + y * q->irs;
         for (num v = 0; v < q->vecs; v++, g += VL, in += VL) {
@@ -136,12 +160,13 @@ INLINE void conv_grad(const int ot, const int kt, const grad_args *q) {
             for (int o = 0; o < ot; o++) gv[o] = load(g + o * q->gcs);
             for (int k = 0; k < kt; k++) {
                 vec x = load(in + k * q->step);
+                HELD(x);
                 for (int o = 0; o < ot; o++) acc[o][k] += gv[o] * x;
             }
         }
     }
     for (int o = 0; o < ot; o++)
-        for (int k = 0; k < kt; k++) q->out[o * q->next + k] = sum(acc[o][k]);
+        for (int k = 0; k < kt; k++) store(q->sums + (o * kt + k) * VL, acc[o][k]);
 }
 
 typedef struct {

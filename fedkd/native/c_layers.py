@@ -46,31 +46,46 @@ static void step_all(float *g, float *w, float *v, num n, const update *how) {
     for (num i = 0; i < n; i += VL) descend(load(g + i), w + i, v + i, how);
 }
 
+/* The weight gradient of output channels o0 to o0 + ot: sums over blocks of rows that stay in the cache, tap by tap. */
+static void conv_grad_tile(const layer *l, weights *of, image in, image g, num o0, num ot, num batch) {
+    num vecs = tiles(l->out_w * batch, VL), per = l->in_c * l->kh * l->kw;
+    num block = tiles(l->out_h, tiles(l->out_h * ot * vecs * VL, NEAR));
+    memset(of->sums, 0, per * ot * VL * sizeof(float));
+    for (num top = 0; top < l->out_h; top += block) {
+        float *sums = of->sums;
+        for (num c = 0; c < l->in_c; c++)
+            for (num ky = 0; ky < l->kh; ky++) {
+                num y = most(top, l->pad_h - ky), end = least(least(l->out_h, top + block), l->in_h + l->pad_h - ky);
+                TILES(k, l->kw, KT, k0, kt) {
+                    grad_args q = {.irs = in.rs, .gcs = g.cs, .grs = g.rs, .rows = end - y, .vecs = vecs, .step = batch};
+                    q.sums = sums, sums += ot * kt * VL;
+                    if (end <= y) continue;
+                    q.g = g.at + o0 * g.cs + y * g.rs;
+                    q.in = in.at + c * in.cs + (y + ky - l->pad_h) * in.rs + (k0 - l->pad_w) * batch;
+                    conv_grad_of[ot - 1][kt - 1](&q);
+                }
+            }
+    }
+    const float *sums = of->sums;
+    for (num row = 0; row < l->in_c * l->kh; row++)
+        TILES(k, l->kw, KT, k0, kt)
+            for (num o = 0; o < ot; o++)
+                for (num i = 0; i < kt; i++, sums += VL) of->gw[(o0 + o) * per + row * l->kw + k0 + i] = sum(load(sums));
+}
+
 static void conv_backward(const layer *l, weights *of, image in, image g, image gin, int ask, num batch, const update *how) {
     if (ask)
         correlate(g, l->out_c, l->out_h, l->pad_h - l->kh + 1, l->pad_w - l->kw + 1, l->kh, l->kw, of->back, 0, gin, l->in_c,
                   l->in_h, l->in_w, batch);
-    num vecs = tiles(l->out_w * batch, VL), per = l->in_c * l->kh * l->kw;
+    TILES(o, l->out_c, GT, o0, ot)
+        conv_grad_tile(l, of, in, g, o0, ot, batch);
     float *gb = of->gw + of->size;
     for (num o = 0; o < l->out_c; o++) {
         vec acc = {0};
         for (num y = 0; y < l->out_h; y++)
-            for (num v = 0; v < vecs; v++) acc += load(g.at + o * g.cs + y * g.rs + v * VL);
+            for (num v = 0; v < tiles(l->out_w * batch, VL); v++) acc += load(g.at + o * g.cs + y * g.rs + v * VL);
         gb[o] = sum(acc);
     }
-    TILES(o, l->out_c, GT, o0, ot)
-        for (num c = 0; c < l->in_c; c++)
-            for (num ky = 0; ky < l->kh; ky++) {
-                num y = most(0, l->pad_h - ky), end = least(l->out_h, l->in_h + l->pad_h - ky);
-                TILES(k, l->kw, KT, k0, kt) {
-                    grad_args q = {.irs = in.rs, .gcs = g.cs, .grs = g.rs, .rows = most(0, end - y), .vecs = vecs,
-                                   .step = batch, .next = per};
-                    q.g = g.at + o0 * g.cs + (end > y ? y * g.rs : 0);
-                    q.in = in.at + c * in.cs + (end > y ? (y + ky - l->pad_h) * in.rs : 0) + (k0 - l->pad_w) * batch;
-                    q.out = of->gw + o0 * per + (c * l->kh + ky) * l->kw + k0;
-                    conv_grad_of[ot - 1][kt - 1](&q);
-                }
-            }
     step_all(of->gw, of->w, of->vw, of->size, how);
     step_all(gb, of->b, of->vb, up(l->out_c), how);
 }
@@ -170,20 +185,38 @@ static void flatten(const layer *l, image in, image flat, num batch, int back) {
             }
 }
 
-static void gather(const layer *l, const float *x, const int64_t *picked, image out, num batch) {
-    num h = most(1, l->in_h), w = most(1, l->in_w), size = l->in_c * h * w;
-    for (num b = 0; b < batch; b++) {
-        const float *from = x + picked[b] * size;
-        if (!l->in_h) {
-            memcpy(out.at + b * out.rs, from, size * sizeof *from);
-            continue;
+INLINE void turn(const float *const from[4], float *to, num step) { /* to[i * step + s] = from[s][i], 4 x 4 */
+    four v[4];
+    for (int s = 0; s < 4; s++) v[s] = *(const four_loose *)from[s];
+    for (int i = 0; i < 4; i++) *(four_loose *)(to + i * step) = (four){v[0][i], v[1][i], v[2][i], v[3][i]};
+}
+
+static void gather_row(const float *x, const int64_t *picked, num size, num w, float *to, num batch) {
+    num b = 0;
+    for (; b + 4 <= batch; b += 4) {
+        const float *from[4];
+        for (int s = 0; s < 4; s++) from[s] = x + picked[b + s] * size;
+        num i = 0;
+        for (; i + 4 <= w; i += 4) {
+            turn(from, to + i * batch + b, batch);
+            for (int s = 0; s < 4; s++) from[s] += 4;
         }
-        for (num c = 0; c < l->in_c; c++)
-            for (num y = 0; y < h; y++) {
-                float *to = out.at + c * out.cs + y * out.rs + b;
-                for (num i = 0; i < w; i++) to[i * batch] = *from++;
-            }
+        for (; i < w; i++)
+            for (int s = 0; s < 4; s++) to[i * batch + b + s] = *from[s]++;
     }
+    for (; b < batch; b++)
+        for (num i = 0; i < w; i++) to[i * batch + b] = x[picked[b] * size + i];
+}
+
+static void gather(const layer *l, const float *x, const int64_t *picked, image out, num batch) {
+    num size = l->in_c * most(1, l->in_h * l->in_w);
+    if (!l->in_h) {
+        for (num b = 0; b < batch; b++) memcpy(out.at + b * out.rs, x + picked[b] * size, size * sizeof *x);
+        return;
+    }
+    for (num c = 0; c < l->in_c; c++)
+        for (num y = 0; y < l->in_h; y++, x += l->in_w)
+            gather_row(x, picked, size, l->in_w, out.at + c * out.cs + y * out.rs, batch);
 }
 
 static void cross_entropy(image logits, const int64_t *y, const int64_t *picked, num classes, image g, num batch) {

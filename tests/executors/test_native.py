@@ -167,6 +167,16 @@ def test_same_bits_again_after_other_jobs_elsewhere_and_in_threads() -> None:
     assert said.stdout.split() == [first]
 
 
+def test_what_the_scratch_held_before_changes_no_bit() -> None:
+    """Batches of 10 and a rest of 3, in memory full of NaN."""
+    job, scratch = job_of("lenet", 13, 2), network.Scratch()
+    found = network.fitting(job)
+    assert found is not None
+    first = digest(network.train(job, found, scratch))
+    scratch._bytes.fill(255)
+    assert digest(network.train(job, found, scratch)) == first == digest(outcome(job))
+
+
 def test_a_pass_over_fewer_rows_and_the_rest_of_each() -> None:
     job = job_of("lenet", 7, 3, batch_size=3)
     job.order = batch_order(toy_setting("fedavg"), 0, 0, 7, 3)
