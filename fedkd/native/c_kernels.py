@@ -94,11 +94,17 @@ INLINE vec choose(mask m, vec yes, vec no) { return (vec)(((mask)yes & m) | ((ma
 #define HELD(x) (void)0
 #endif
 
+static void __attribute__((noinline)) store_part(float *p, const float *v, num n) {
+    for (num i = 0; i < n; i++) p[i] = v[i];
+}
+
 INLINE void store_some(float *p, vec v, num n) {
-    if (n >= VL)
+    if (n >= VL) {
         store(p, v);
-    else
-        for (num i = 0; i < n; i++) p[i] = v[i];
+    } else {
+        vec copy = v; /* its own memory: v itself stays in a register */
+        store_part(p, (const float *)&copy, n);
+    }
 }
 
 INLINE float sum(vec v) { /* halves onto halves, in registers */
@@ -118,6 +124,12 @@ INLINE float sum(vec v) { /* halves onto halves, in registers */
 
 /* ---- kernels over tiles of constant size: each is inlined once per size, so that its sums stay in registers ---------- */
 
+#if defined(__clang__) /* it would unroll too late to see that */
+#define EACH(i, n) _Pragma("clang loop unroll(full)") for (int i = 0; i < n; i++)
+#else
+#define EACH(i, n) for (int i = 0; i < n; i++)
+#endif
+
 typedef struct {
     const float *in, *w, *bias;
     float *out;
@@ -126,21 +138,21 @@ typedef struct {
 
 INLINE void corr(const int ot, const int nv, const corr_args *q) {
     vec acc[OT][NV];
-    for (int o = 0; o < ot; o++)
-        for (int v = 0; v < nv; v++) acc[o][v] = splat(q->bias ? q->bias[o] : 0.0f);
+    EACH(o, ot)
+        EACH(v, nv) acc[o][v] = splat(q->bias ? q->bias[o] : 0.0f);
     const float *w = q->w;
     for (num c = 0; c < q->channels; c++, w += q->skip * ot)
         for (num y = 0; y < q->rows; y++) {
             const float *in = q->in + c * q->cs + y * q->rs;
             for (num k = 0; k < q->kw; k++, in += q->step, w += ot) {
                 vec x[NV];
-                for (int v = 0; v < nv; v++) x[v] = load(in + v * VL);
-                for (int o = 0; o < ot; o++)
-                    for (int v = 0; v < nv; v++) acc[o][v] += x[v] * w[o];
+                EACH(v, nv) x[v] = load(in + v * VL);
+                EACH(o, ot)
+                    EACH(v, nv) acc[o][v] += x[v] * w[o];
             }
         }
-    for (int o = 0; o < ot; o++)
-        for (int v = 0; v < nv; v++) store_some(q->out + o * q->ocs + v * VL, acc[o][v], q->n - v * VL);
+    EACH(o, ot)
+        EACH(v, nv) store_some(q->out + o * q->ocs + v * VL, acc[o][v], q->n - v * VL);
 }
 
 typedef struct {
@@ -151,22 +163,22 @@ typedef struct {
 
 INLINE void conv_grad(const int ot, const int kt, const grad_args *q) {
     vec acc[GT][KT];
-    for (int o = 0; o < ot; o++)
-        for (int k = 0; k < kt; k++) acc[o][k] = load(q->sums + (o * kt + k) * VL);
+    EACH(o, ot)
+        EACH(k, kt) acc[o][k] = load(q->sums + (o * kt + k) * VL);
     for (num y = 0; y < q->rows; y++) {
         const float *g = q->g + y * q->grs, *in = q->in + y * q->irs;
         for (num v = 0; v < q->vecs; v++, g += VL, in += VL) {
             vec gv[GT];
-            for (int o = 0; o < ot; o++) gv[o] = load(g + o * q->gcs);
-            for (int k = 0; k < kt; k++) {
+            EACH(o, ot) gv[o] = load(g + o * q->gcs);
+            EACH(k, kt) {
                 vec x = load(in + k * q->step);
                 HELD(x);
-                for (int o = 0; o < ot; o++) acc[o][k] += gv[o] * x;
+                EACH(o, ot) acc[o][k] += gv[o] * x;
             }
         }
     }
-    for (int o = 0; o < ot; o++)
-        for (int k = 0; k < kt; k++) store(q->sums + (o * kt + k) * VL, acc[o][k]);
+    EACH(o, ot)
+        EACH(k, kt) store(q->sums + (o * kt + k) * VL, acc[o][k]);
 }
 
 typedef struct {
@@ -180,26 +192,26 @@ INLINE void dense(const int bt, const int ot, const flat_args *q) { /* out[b][o]
     vec acc[OT][NV] = {{{0}}};
     for (num i = 0; i < q->n; i += VL) {
         vec w[NV];
-        for (int o = 0; o < ot; o++) w[o] = load(q->w + o * q->ws + i);
-        for (int b = 0; b < bt; b++) {
+        EACH(o, ot) w[o] = load(q->w + o * q->ws + i);
+        EACH(b, bt) {
             vec x = load(q->x + b * q->xs + i);
-            for (int o = 0; o < ot; o++) acc[b][o] += x * w[o];
+            EACH(o, ot) acc[b][o] += x * w[o];
         }
     }
-    for (int b = 0; b < bt; b++)
-        for (int o = 0; o < ot; o++) q->out[b * q->os + o] = sum(acc[b][o]) + q->bias[o];
+    EACH(b, bt)
+        EACH(o, ot) q->out[b * q->os + o] = sum(acc[b][o]) + q->bias[o];
 }
 
 INLINE void dense_input(const int bt, const int nv, const flat_args *q) { /* out[b][i] = sum_o g[b][o] w[o][i] */
     vec acc[OT][NV] = {{{0}}};
     for (num o = 0; o < q->n; o++) {
         vec w[NV];
-        for (int v = 0; v < nv; v++) w[v] = load(q->w + o * q->ws + v * VL);
-        for (int b = 0; b < bt; b++)
-            for (int v = 0; v < nv; v++) acc[b][v] += w[v] * q->g[b * q->gs + o];
+        EACH(v, nv) w[v] = load(q->w + o * q->ws + v * VL);
+        EACH(b, bt)
+            EACH(v, nv) acc[b][v] += w[v] * q->g[b * q->gs + o];
     }
-    for (int b = 0; b < bt; b++)
-        for (int v = 0; v < nv; v++) store(q->out + b * q->os + v * VL, acc[b][v]);
+    EACH(b, bt)
+        EACH(v, nv) store(q->out + b * q->os + v * VL, acc[b][v]);
 }
 
 INLINE void descend(vec g, float *weight, float *velocity, const update *how) {
@@ -216,12 +228,12 @@ INLINE void dense_grad(const int ot, const int nv, const flat_args *q) { /* sum_
     vec acc[OT][NV] = {{{0}}};
     for (num b = 0; b < q->n; b++) {
         vec x[NV];
-        for (int v = 0; v < nv; v++) x[v] = load(q->x + b * q->xs + v * VL);
-        for (int o = 0; o < ot; o++)
-            for (int v = 0; v < nv; v++) acc[o][v] += x[v] * q->g[b * q->gs + o];
+        EACH(v, nv) x[v] = load(q->x + b * q->xs + v * VL);
+        EACH(o, ot)
+            EACH(v, nv) acc[o][v] += x[v] * q->g[b * q->gs + o];
     }
-    for (int o = 0; o < ot; o++)
-        for (int v = 0; v < nv; v++)
+    EACH(o, ot)
+        EACH(v, nv)
             descend(acc[o][v], q->weight + o * q->ws + v * VL, q->velocity + o * q->ws + v * VL, q->how);
 }
 
