@@ -54,8 +54,8 @@ static num place_weights(net *t, float *base) {
 
 static image place(num c, num h, num w, num margin, num batch, float *base, num *at) {
     num left = h ? up(margin * batch) : 0; /* column 0 begins a vector */
-    num rs = h ? left + up((w + margin) * batch + VL) : up(c), rows = h ? c * h : batch;
-    float *p = take(base, at, rows * rs + 2 * VL);
+    num rs = h ? left + up((w + margin) * batch) : up(c), rows = h ? c * h : batch;
+    float *p = take(base, at, rows * rs + 2 * VL); /* the last row, too, is read in whole vectors */
     return (image){p ? p + left : 0, h * rs, rs};
 }
 

@@ -196,6 +196,16 @@ def test_a_diverged_client_stays_visible(model: str, bad: float) -> None:
     assert any(not bool(v.isfinite().all()) for v in steep.values())
 
 
+@pytest.mark.parametrize("place", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_pool_does_not_compare_nan_away(place: tuple[int, int]) -> None:
+    x = images(3, (1, 4, 6))
+    x[1, 0, place[0], 2 + place[1]] = float("nan")
+    job = job_on([nn.MaxPool2d(2), nn.Flatten(), nn.Linear(6, CLASSES)], x, learning_rate=0.1)
+    assert all(bool(v.isnan().any()) for v in outcome(job).values())
+    deeper = [nn.Conv2d(1, 2, 1), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, CLASSES)]
+    assert all(bool(v.isnan().any()) for v in outcome(job_on(deeper, x, learning_rate=0.1)).values())
+
+
 def test_what_the_loss_does_not_read_moves_by_weight_decay_alone() -> None:
     setting = toy_setting("fedavg", shape=(1, 28, 28), model_name="mlp", weight_decay=0.5, learning_rate=0.01, batch_size=10)
     client, params = toy_clients((25,), shape=(1, 28, 28))[0], {**setting.initial(), "rest": np.ones(3, np.float32)}
