@@ -25,6 +25,7 @@ from fedkd.layers import LayeredModel
 from fedkd.losses import ce
 from fedkd.native import compiler, network
 from fedkd.train import Job
+from tests.small_runs import final_hash, run, small
 from tests.toy import CLASSES, has_compiler, toy_clients, toy_setting
 
 pytestmark = pytest.mark.skipif(not has_compiler(), reason="no C compiler on this machine")
@@ -165,6 +166,13 @@ def test_same_bits_again_after_other_jobs_elsewhere_and_in_threads() -> None:
     command = "from tests.executors.test_native import *; print(digest(outcome(job_of('lenet', 13, 2))))"
     said = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True, cwd=ROOT, timeout=120)
     assert said.stdout.split() == [first]
+
+
+def test_a_federation_has_the_same_bits_with_any_number_of_workers(tmp_path: Path) -> None:
+    """Half of its clients trains with other companions, in another process."""
+    ends = [final_hash(run(small(tmp_path / f"{w}", executor_name="native", num_clients=4, workers=w))) for w in (1, 2)]
+    assert ends[0] == ends[1]
+    assert ends[0] != final_hash(run(small(tmp_path / "loop", num_clients=4)))
 
 
 def test_what_the_scratch_held_before_changes_no_bit() -> None:
