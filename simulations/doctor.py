@@ -32,7 +32,7 @@ class Finding:
 
 def examine(experiment: Experiment | None = None, port: int = 0, ray_address: str = "") -> list[dict[str, object]]:
     """All checks, in a fixed order; with an experiment also its data, folder and model; with an address the cluster's nodes."""
-    checks: list[Callable[[], Iterator[Finding]]] = [_versions, _ray, lambda: _port(port), _home, _disk, _cpus]
+    checks: list[Callable[[], Iterator[Finding]]] = [_versions, _ray, lambda: _port(port), _home, _disk, _cpus, _native]
     if experiment is not None:
         checks += [lambda: _output(experiment), lambda: _experiment(experiment), lambda: _resources(experiment)]
     if ray_address:
@@ -101,6 +101,17 @@ def _disk() -> Iterator[Finding]:
 
 def _cpus() -> Iterator[Finding]:
     yield Finding("cpus", True, f"{os.cpu_count()} cores; one worker per core is best, one thread each")
+
+
+def _native() -> Iterator[Finding]:
+    """Whether executor ``native`` would start; no other run needs it, so that its absence is told and needs no fixing."""
+    from fedkd.native import compiler
+
+    try:
+        compiler.library()
+        yield Finding("native step", True, f"compiles with {' '.join(compiler.find_compiler())}")
+    except ConfigError as error:
+        yield Finding("native step", True, f"none: {str(error).splitlines()[0]}")
 
 
 def _output(experiment: Experiment) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from fedkd import setting as settings
 from fedkd.config import Experiment
 from fedkd.data import synthetic
 from fedkd.errors import ConfigError
+from fedkd.native import compiler
 from fedkd.setting import Setting
 from fedkd.types import Arrays, Broadcast, ClientData, Split, Upload
 from fedkd.uploads import Uploads
@@ -66,6 +67,14 @@ def refusal(call: Callable[[], object]) -> str:
     except ConfigError as error:
         return str(error)
     raise AssertionError("nothing was refused")
+
+
+def has_compiler() -> bool:
+    """Whether a C compiler is here, without which executor ``native`` is refused."""
+    try:
+        return bool(compiler.find_compiler())
+    except ConfigError:
+        return False
 
 
 @functools.lru_cache(maxsize=32)

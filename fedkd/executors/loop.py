@@ -17,10 +17,15 @@ def run(jobs: Iterable[Job]) -> Iterator[tuple[Job, dict[str, Tensor] | Exceptio
     flat: FlatVector | None = None
     for job in jobs:
         try:
-            if job.noisy is None:
-                trainable = {n: job.params[n] for n in job.trainable}
-                if flat is None or not flat.fits(trainable):
-                    flat = FlatVector(trainable, job.x.device)
+            flat = vector(job, flat)
             yield job, sgd(job, flat)
         except Exception as error:
             yield job, error
+
+
+def vector(job: Job, flat: FlatVector | None) -> FlatVector | None:
+    """The last job's vector where it fits this one, else a new one; noisy steps need none."""
+    if job.noisy is not None:
+        return flat
+    trainable = {n: job.params[n] for n in job.trainable}
+    return flat if flat is not None and flat.fits(trainable) else FlatVector(trainable, job.x.device)

@@ -15,9 +15,12 @@ from fedkd.jobs import batch_order
 from fedkd.setting import Setting
 from fedkd.train import ROWS, Job
 from fedkd.types import Broadcast
-from tests.toy import federate, refusal, toy_clients, toy_setting
+from tests.toy import federate, has_compiler, refusal, toy_clients, toy_setting
 
-EXECUTORS = plugins.available("executors")
+EXECUTORS = [
+    pytest.param(n, marks=pytest.mark.skipif(n == "native" and not has_compiler(), reason="no C compiler on this machine"))
+    for n in plugins.available("executors")
+]
 TOLERANCE = 1e-5
 RAGGED = (1, 7, 32, 19, 17)
 """Training samples of the clients: one row, less than a batch, whole batches, and batches with a rest of 3 and of 1."""
@@ -68,7 +71,7 @@ def assert_agree(executor: str, jobs: list[Job]) -> None:
 
 def test_every_method_is_here() -> None:
     assert {method for method, _, _ in CASES.values()} == set(plugins.available("methods"))
-    assert {"loop", "stacked"} <= set(EXECUTORS)
+    assert {"loop", "native", "stacked"} <= set(plugins.available("executors"))
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)

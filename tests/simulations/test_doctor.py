@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from fedkd.native import compiler
 from simulations import doctor
 from simulations.doctor import examine
 from tests.small_runs import small
+from tests.toy import has_compiler
 
 
 def found(check: str, **arguments: Any) -> dict[str, Any]:
@@ -26,7 +28,7 @@ def test_every_bad_finding_names_a_fix(tmp_path: Path) -> None:
     assert len({f["check"] for f in findings}) == len(findings)
     assert all(f["fix"] for f in findings if not f["ok"])
     wanted = {"python", "flwr", "torch", "torch pair", "port", "disk", "RAY_ADDRESS", "ray cluster file", "output", "data",
-              "configuration", "model", "workers", "nodes", "FLWR_HOME", "cpus"}  # fmt: skip
+              "configuration", "model", "workers", "nodes", "FLWR_HOME", "cpus", "native step"}  # fmt: skip
     assert wanted <= {f["check"] for f in findings}
 
 
@@ -77,6 +79,21 @@ def test_what_makes_flwr_run_hang_is_found(tmp_path: Path, monkeypatch: pytest.M
     assert not found("ray cluster file")["ok"]
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert found("RAY_ADDRESS")["ok"]
+
+
+def test_the_native_steps_compiler_is_told_and_needed_only_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert has_compiler() == found("native step")["detail"].startswith("compiles with ")
+    asked = small(tmp_path, executor_name="native")
+    assert found("configuration", experiment=asked)["ok"] == has_compiler()
+    compiler.library.cache_clear()
+    monkeypatch.setenv("CC", "no-such-compiler")
+    finding = found("native step")
+    assert finding["ok"]
+    assert "'no-such-compiler'" in finding["detail"]
+    assert not found("configuration", experiment=asked)["ok"]
+    assert found("configuration", experiment=small(tmp_path))["ok"]
 
 
 def test_a_full_disk_and_a_home_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
