@@ -20,8 +20,8 @@ from simulations.run import load
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "fedavg-synthetic_table-lenet.toml"
-PEERS = ("loop-2", "inprocess-2", "flower", "ray", "stock", "pfl-2", "fedjax")
-ALONE = ("loop-1", "inprocess-1", "pfl-1")
+PEERS = ("loop-2", "inprocess-2", "native-2", "flower", "ray", "stock", "pfl-2", "fedjax")
+ALONE = ("loop-1", "inprocess-1", "native-1", "pfl-1")
 ECHO = ("echo-1", "echo-2", "stock-echo")
 
 
@@ -62,7 +62,7 @@ W4 = Workload("W4", "CNN, 1,663,370 parameters, batch 10, one epoch", 72.4e6,
 # those in float64.
 W6 = Workload("W6", "LeNet, log-normal sizes 10 to 500, batch 10, one epoch", 3.20e6,
               (*_data(1000, "[3, 32, 32]", ", size_skew = 1.0"), "learning-rate=0.01"),
-              ("loop-2", "inprocess-2", "pfl-2"))  # fmt: skip
+              ("loop-2", "inprocess-2", "native-2", "pfl-2"))  # fmt: skip
 WORKLOADS = {w.key: w for w in (W1, W2, W3, W4, W6)}
 
 

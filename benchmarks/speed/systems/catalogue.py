@@ -8,6 +8,8 @@ PACKAGE = "benchmarks.speed.systems"
 STOCK = ("stock", "stock-quickstart")
 """Stock Flower: the faster of the two is what ratios are taken over."""
 
+NATIVE = ("inprocess", "executor.name=native")
+
 SYSTEMS = {
     s.key: s
     for s in (
@@ -15,6 +17,8 @@ SYSTEMS = {
         System("loop-2", "plain torch loop, 2 workers", "loop", 2),
         System("inprocess-1", "fedkd, grid inprocess, 1 worker", "ours", 1, ("inprocess",)),
         System("inprocess-2", "fedkd, grid inprocess, 2 workers", "ours", 2, ("inprocess",)),
+        System("native-1", "fedkd, grid inprocess, executor native, 1 worker", "ours", 1, NATIVE),
+        System("native-2", "fedkd, grid inprocess, executor native, 2 workers", "ours", 2, NATIVE),
         System("flower", "fedkd, grid flower (cohort messages), 2 actors", "ours", 2, ("flower",)),
         System("ray", "fedkd, grid ray, 2 actors", "ours", 2, ("ray",)),
         System("stock", "Flower stock, one node per client, fast client, 2 actors", "stock", 2, ("staged",)),
