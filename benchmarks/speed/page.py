@@ -98,13 +98,17 @@ def scale_table(rows: list[dict[str, Any]]) -> str:
 
 
 def step_table(rows: list[dict[str, Any]]) -> str:
-    """Milliseconds per client as Markdown, and how many times the tape's rate that is."""
-    lines = ["| workload | way of training | ms a client: median (min to max) | times the first |", "|---|---|---|---|"]
+    """Milliseconds per client by way of training, and how many times the first way's rate that is."""
+    lines = [
+        "| workload | way of training | ms a client: median (min to max) | times the first | gap to the first |",
+        "|---|---|---|---|---|",
+    ]
     first: dict[str, float] = {}
     for r in rows:
         base = first.setdefault(r["workload"], r["ms"])
-        spread = f"{r['ms']:.3g} ({r['ms_min']:.3g} to {r['ms_max']:.3g})"
-        lines.append(f"| {r['workload']} | {r['way']} | {spread} | {base / r['ms']:.2f} |")
+        spread = f"{number(r['ms'])} ({number(r['ms_min'])} to {number(r['ms_max'])})" if r["counts"] else "does not count"
+        faster = f"{base / r['ms']:.2f}" if r["counts"] else "-"
+        lines.append(f"| {r['workload']} | {r['way']} | {spread} | {faster} | {r['gap']:.0e} |")
     return "\n".join(lines)
 
 

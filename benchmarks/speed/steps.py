@@ -13,6 +13,7 @@ from unittest import mock
 import torch
 
 from benchmarks.speed import page, workloads
+from benchmarks.speed.reference import TOLERANCE
 from benchmarks.speed.workloads import Workload
 from fedkd import plugins, train
 from fedkd.errors import ConfigError
@@ -36,9 +37,9 @@ def jobs(workload: Workload, folder: Path) -> tuple[Setting, list[Job]]:
     return setting, [setting.module.prepare(setting, {}, b, data.client(b.client)) for b in own]
 
 
-def ways(setting: Setting) -> list[tuple[str, Callable[[list[Job]], Any]]]:
+def ways(setting: Setting) -> list[tuple[str, Callable[[list[Job]], list[Any]]]]:
     """(name, how it trains a cohort): ``loop`` with autograd's tape, then every executor that can run the setting here."""
-    found: list[tuple[str, Callable[[list[Job]], Any]]] = [("loop, all layers by autograd", _taped)]
+    found: list[tuple[str, Callable[[list[Job]], list[Any]]]] = [("loop, all layers by autograd", _taped)]
     for name in plugins.available("executors"):
         executor = plugins.find("executors", name)
         try:
@@ -49,31 +50,45 @@ def ways(setting: Setting) -> list[tuple[str, Callable[[list[Job]], Any]]]:
     return found
 
 
-def _taped(cohort: list[Job]) -> None:
+def _taped(cohort: list[Job]) -> list[Any]:
     with mock.patch.object(train, "chain_of", return_value=None):
-        for _ in plugins.find("executors", "loop").run(cohort):
-            pass
+        return list(plugins.find("executors", "loop").run(cohort))
 
 
 def measure(chosen: list[Workload], turns: int = TURNS, seconds: float = SECONDS) -> list[dict[str, Any]]:
-    """One row per workload and way: milliseconds per client, the median of the turns with the least and the largest."""
+    """One row per workload and way: milliseconds per client, the median of the turns with the least and the largest.
+
+    A row counts where every client ends within ``TOLERANCE`` of what autograd's tape gives.
+    """
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     for workload in chosen:
         with TemporaryDirectory() as place:
             setting, cohort = jobs(workload, Path(place))
             taken: dict[str, list[float]] = {}
+            same = {name: gap(_taped(cohort), work(cohort)) for name, work in ways(setting)}
             for turn in range(turns + 1):
                 for name, work in ways(setting):
-                    spent = _one(work, cohort, seconds if turn else 0.0)
-                    taken.setdefault(name, []).extend([spent] if turn else [])  # the first turn warms up
+                    took = _one(work, cohort, seconds if turn else 0.0)
+                    taken.setdefault(name, []).extend([took] if turn else [])  # the first turn warms up
         for name, values in taken.items():
             each = [1e3 * v for v in values]
-            rows.append({"workload": workload.key, "way": name, "ms": median(each), "ms_min": min(each), "ms_max": max(each)})
+            spent = {"ms": median(each), "ms_min": min(each), "ms_max": max(each)}
+            rows.append({"workload": workload.key, "way": name, **spent, "gap": same[name], "counts": same[name] <= TOLERANCE})
     return rows
 
 
-def _one(work: Callable[[list[Job]], Any], cohort: list[Job], seconds: float) -> float:
+def gap(left: list[Any], right: list[Any]) -> float:
+    """Largest absolute difference of any trained parameter of any client; infinite where one failed."""
+    largest = 0.0
+    for (_, one), (_, other) in zip(left, right, strict=True):
+        if isinstance(one, Exception) or isinstance(other, Exception):
+            return float("inf")
+        largest = max(largest, *(float((one[n] - other[n]).abs().max()) for n in one))
+    return largest
+
+
+def _one(work: Callable[[list[Job]], list[Any]], cohort: list[Job], seconds: float) -> float:
     """Seconds per client over repetitions that last at least ``seconds``."""
     started, count = time.perf_counter(), 0
     while count == 0 or time.perf_counter() - started < seconds:

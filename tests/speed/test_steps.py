@@ -29,17 +29,38 @@ def test_every_way_trains_the_workloads_own_jobs(cohort: tuple[steps.Setting, li
     assert any(not torch.equal(first[n], jobs[0].params[n]) for n in first)
 
 
-def test_each_way_has_its_row() -> None:
+def test_each_way_has_its_row_and_ends_where_the_tape_ends() -> None:
     rows = steps.measure([workloads.W3], turns=2, seconds=0.0)
     assert [r["way"] for r in rows][:2] == ["loop, all layers by autograd", "loop"]
     assert all(0 < r["ms_min"] <= r["ms"] <= r["ms_max"] for r in rows)
+    assert [r["gap"] for r in rows][:2] == [0.0, 0.0]
+    assert all(r["counts"] for r in rows)
+
+
+def test_a_way_that_ends_elsewhere_does_not_count(
+    cohort: tuple[steps.Setting, list[steps.Job]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: an executor that trains nothing, and one whose jobs fail."""
+
+    def lazy(jobs: list[steps.Job]) -> list[object]:
+        return [(job, job.params) for job in jobs]
+
+    monkeypatch.setattr(
+        steps, "ways", lambda setting: [("lazy", lazy), ("broken", lambda jobs: [(j, OSError()) for j in jobs])]
+    )
+    lazy_row, broken = steps.measure([workloads.W3], turns=1, seconds=0.0)
+    assert lazy_row["gap"] > 1e-3
+    assert broken["gap"] == float("inf")
+    assert not lazy_row["counts"] and not broken["counts"]
 
 
 def test_the_table_compares_with_the_first_way_of_each_workload() -> None:
-    def row(workload: str, way: str, ms: float) -> dict[str, object]:
-        return {"workload": workload, "way": way, "ms": ms, "ms_min": ms / 2, "ms_max": ms * 2}
+    def row(workload: str, way: str, ms: float, gap: float = 0.0) -> dict[str, object]:
+        spent = {"ms": ms, "ms_min": ms / 2, "ms_max": ms * 2}
+        return {"workload": workload, "way": way, **spent, "gap": gap, "counts": gap < 1e-5}
 
-    text = page.step_table([row("W1", "a", 10.0), row("W1", "b", 4.0), row("W3", "a", 1.0)])
+    text = page.step_table([row("W1", "a", 10.0), row("W1", "b", 4.0, 3e-7), row("W1", "c", 1.0, 0.5), row("W3", "a", 1.0)])
     assert text.splitlines()[2:] == [
-        "| W1 | a | 10 (5 to 20) | 1.00 |", "| W1 | b | 4 (2 to 8) | 2.50 |", "| W3 | a | 1 (0.5 to 2) | 1.00 |",
+        "| W1 | a | 10 (5 to 20) | 1.00 | 0e+00 |", "| W1 | b | 4 (2 to 8) | 2.50 | 3e-07 |",
+        "| W1 | c | does not count | - | 5e-01 |", "| W3 | a | 1 (0.5 to 2) | 1.00 | 0e+00 |",
     ]  # fmt: skip
