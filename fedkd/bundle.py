@@ -100,7 +100,7 @@ def check(path: Path) -> Checked:
         size = path.stat().st_size
         raw = path.read_bytes() if size <= MAX_TOTAL else b""
     except OSError as error:
-        raise ConfigError(f"cannot read {path.name}: {error.strerror}") from None
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     if size > MAX_TOTAL:
         return Checked({}, (f"{path.name}: {size:,} bytes, at most {MAX_TOTAL:,} are read",), "")
     try:

@@ -11,11 +11,14 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 
 import typer
 
 from fedkd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedkd.gate import Outcome
 
 app = typer.Typer(
     name="fedkd", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -89,8 +92,7 @@ def gate(
     if form == "json":
         print(json.dumps(record, indent=1))
     else:
-        lines = [f"{check.status:<13}{check.rule} [{check.target_group}]: {check.detail}" for check in outcome.checks]
-        _say("\n".join([*lines, f"gate: {outcome.status}"]))
+        _say(_of_a_gate(outcome))
     raise typer.Exit(outcome.exit_code)
 
 
@@ -158,6 +160,19 @@ def list_plugins(
         print(f"{name}: {', '.join(names) or 'none'}")
 
 
+def _of_a_gate(outcome: Outcome) -> str:
+    """Every check, then what decided: those that fail once more where others stand between, and how many warn."""
+    from fedkd.gate import FAIL, WARN
+
+    lines = [f"{check.status:<13}{check.rule} [{check.target_group}]: {check.detail}" for check in outcome.checks]
+    failing = [line for line, check in zip(lines, outcome.checks, strict=True) if check.status == FAIL]
+    warnings = sum(check.status == WARN for check in outcome.checks)
+    again = (
+        ["", f"{len(failing)} failed, {warnings} warn, of {len(lines)} checks", *failing] if len(lines) > len(failing) else []
+    )
+    return "\n".join([*lines, *again, f"gate: {outcome.status}"])
+
+
 def _pairs(changes: list[str] | None) -> str:
     """``key=value`` options as the inside of a TOML table; a bare word is taken as text."""
     parts = []
@@ -186,7 +201,7 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"no such file: {path.name}") from None
+        raise ConfigError(f"no such file: {path}") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
         raise ConfigError(f"{path.name} is not a readable JSON file") from None
     if not isinstance(content, dict) or "rows" not in content:
@@ -220,7 +235,8 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_text(check_words(text) if path.suffix != ".json" else text, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"cannot write {path.name}: {error.strerror}") from None
+        missing = "" if path.parent.is_dir() else f" (there is no folder {path.parent})"
+        raise ConfigError(f"cannot write {path}: {error.strerror}{missing}") from None
 
 
 def _text(result: dict[str, Any]) -> str:

@@ -44,7 +44,9 @@ def open_finished(folder: Path, states: Path) -> Finished:
     """
     experiment = experiment_from(tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")))
     if experiment.record != "messages" or not (folder / "transcript").is_dir():
-        raise ConfigError(f'{folder} holds no messages; run it with record = "messages"')
+        raise ConfigError(
+            f'{folder} holds no messages; run it with record = "messages" (again: --set record=messages --overwrite)'
+        )
     data = open_data(states.parent / "data" / data_hash(experiment))
     setting = settings.build(experiment, data.shape, data.classes)
     if getattr(setting.method, "upload_fraction", 1.0) < 1:

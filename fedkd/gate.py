@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -274,7 +274,16 @@ def _custom(text: str, rows: Sequence[Row], of_a_run: bool) -> list[Check]:
             groups.setdefault(key, {})[row.statistic] = row
     checks = [_own(text, expression, own, of_a_run) for own in groups.values()]
     tested = [check for check in checks if check is not None]
-    return tested or [Check(text, "file", WARN, "no row has all numbers of this expression")]
+    return tested or [Check(text, "file", WARN, _unknown(expression, {row.statistic for row in rows}))]
+
+
+def _unknown(expression: Sequence[Sequence[Clause]], known: Set[str]) -> str:
+    """Why a rule found nothing to test: a name that no row has (perhaps mistyped), or names that no row has together."""
+    sides = [side for clauses in expression for clause in clauses for side in (clause[0], clause[2])]
+    absent = sorted({name.rpartition(".")[0] for _, name in sides if name is not None} - known)
+    if not absent:
+        return "no row has all numbers of this expression"
+    return f"no row has the statistic {', '.join(absent)}; rows here have {', '.join(sorted(known)) or 'none'}"
 
 
 def _own(text: str, expression: Sequence[Sequence[Clause]], rows: Mapping[str, Row], of_a_run: bool) -> Check | None:

@@ -57,7 +57,7 @@ def read(path: Path) -> Table:
     Raises: ConfigError, with one clear line, for anything that is not a well-formed table of scores.
     """
     if not path.is_file():
-        raise ConfigError(f"no such file: {path.name}")
+        raise ConfigError(f"{path} is a folder, not a file of scores" if path.is_dir() else f"no such file: {path}")
     columns = _read_npz(path) if path.suffix == ".npz" else _read_csv(path)
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -131,6 +131,8 @@ def _numbers(column: npt.NDArray[np.generic], column_name: str, name: str) -> Fl
 
 
 def _check_header(header: list[str], name: str) -> None:
+    if not header:
+        raise ConfigError(f"{name} is empty; expected a first line with the columns {', '.join(REQUIRED)}")
     missing = [column for column in REQUIRED if column not in header]
     if missing:
         expected = f"{', '.join(REQUIRED)} and optionally {', '.join(OPTIONAL)}"

@@ -50,7 +50,10 @@ def check_folder(experiment: Experiment) -> Path:
     if experiment.resume and not started:
         raise ConfigError(f"{folder} holds no run to resume")
     if not experiment.resume and not experiment.overwrite and finished:
-        raise ConfigError(f"{folder} holds a finished run; use --overwrite to replace it")
+        raise ConfigError(
+            f"{folder} holds a finished run; use --overwrite to replace it, or another --output (grid and workers are not "
+            "part of a run's hash: they change no bit)"
+        )
     if not experiment.resume and not experiment.overwrite and started:
         raise ConfigError(f"{folder} holds an unfinished run; use: python -m simulations resume {folder}  (or --overwrite)")
     existing = next(p for p in (folder, *folder.parents) if p.exists())

@@ -12,7 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError:
+    print(
+        "fedkd's packages are not here; activate its environment: . .venv/bin/activate  (make demo makes it)", file=sys.stderr
+    )
+    raise SystemExit(2) from None
 from rich.console import Console
 from rich.table import Table
 
@@ -105,6 +111,8 @@ def resume(
     """Go on with an unfinished run from its last committed round."""
     with _usage():
         experiment = _of_folder(folder, sets or ())
+    if format == "text" and not sets and read_json(folder / "summary.json").get("status") == "completed":
+        out.print(f"{folder} had finished before; nothing is run again")
     _end(_execute(replace(experiment, resume=True, overwrite=False), grid, port, ray_address, format), format)
 
 

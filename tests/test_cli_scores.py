@@ -1,6 +1,7 @@
 """The command line end to end: known answers, exit codes, and clear lines for every bad file."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -144,6 +145,39 @@ def test_other_json_is_refused(tmp_path: Path, content: str, line: str) -> None:
         assert line in outcome.stderr
 
 
+def test_a_folder_and_an_empty_file_are_named_as_such(tmp_path: Path) -> None:
+    folder, empty = run("audit-scores", tmp_path), tmp_path / "e.csv"
+    assert (folder.exit_code, f"{tmp_path} is a folder, not a file of scores" in folder.stderr) == (2, True)
+    empty.write_text("")
+    outcome = run("audit-scores", empty)
+    assert (
+        outcome.exit_code,
+        "e.csv is empty; expected a first line with the columns id, member, score" in outcome.stderr,
+    ) == (2, True)
+
+
+def test_a_rule_about_a_statistic_that_no_row_has_says_which_there_are(tmp_path: Path) -> None:
+    """A mistyped name must not read like a rule that found nothing."""
+    output = tmp_path / "r.json"
+    run("audit-scores", planted(tmp_path, 400, 0.0), "--output", output)
+    said = run("gate", output, "--fail-if", "auk.low > 0.6")
+    assert said.exit_code in (1, 3)
+    assert "no row has the statistic auk; rows here have " in said.output
+    assert ", auc" in said.output.partition("rows here have ")[2] or said.output.partition("rows here have ")[2].startswith(
+        "auc"
+    )
+
+
+def test_the_gate_ends_with_what_decided(tmp_path: Path) -> None:
+    output = tmp_path / "r.json"
+    run("audit-scores", planted(tmp_path, 400, 0.0), "--output", output)
+    lines = run("gate", output, "--fail-if", "auc.high > 0.01").output.strip().splitlines()
+    failing = [line for line in lines if line.startswith("fail ")]
+    assert len(failing) == 2 and failing[0] == failing[1] == lines[-2], "where it stands and once more at the end"
+    assert re.fullmatch(r"1 failed, \d+ warn, of \d+ checks", lines[-3])
+    assert lines[-1] == "gate: fail"
+
+
 @pytest.mark.parametrize("change", ["level", "=1", "level=2", "level=high", "fprs=[0.0]", "level=0.9, seed=1"])
 def test_bad_options_are_refused(tmp_path: Path, change: str) -> None:
     assert run("audit-scores", planted(tmp_path, 100), "--set", change).exit_code == 2
@@ -152,7 +186,8 @@ def test_bad_options_are_refused(tmp_path: Path, change: str) -> None:
 def test_unwritable_output_is_one_line(tmp_path: Path) -> None:
     outcome = run("audit-scores", planted(tmp_path, 100), "--output", tmp_path / "none" / "r.json")
     assert outcome.exit_code == 2
-    assert "cannot write r.json" in outcome.stderr
+    target = tmp_path / "none" / "r.json"
+    assert f"cannot write {target}: No such file or directory (there is no folder {tmp_path / 'none'})" in outcome.stderr
 
 
 def test_list_names_the_attacks() -> None:

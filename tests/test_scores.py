@@ -52,7 +52,7 @@ def test_npz_equals_csv_and_the_order_of_the_file_does_not_matter(tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("", "lacks the column id, member, score"),
+        ("", "is empty; expected a first line with the columns id, member, score"),
         (HEAD, "has no rows"),
         ("id,score\n1,2\n", "lacks the column member"),
         ("id,member,score,score\n1,1,2,2\n", "names a column twice"),

@@ -49,6 +49,7 @@ figure{margin:1rem 0 0}
 figure svg{display:block;width:100%;min-width:32rem;height:auto}
 figcaption{color:var(--soft);font-size:.9rem;line-height:1.5;margin-top:.5rem}
 .drawing,.table{overflow-x:auto;-webkit-overflow-scrolling:touch}
+.table{width:max-content;min-width:100%;max-width:min(100vw - 2.5rem,84rem);margin-left:50%;transform:translateX(-50%)}
 .drawing{border:1px solid var(--line);border-radius:6px;padding:.7rem;background:
 linear-gradient(to right,var(--fig-paper) 40%,transparent) 0 0/3rem 100% no-repeat local,
 linear-gradient(to left,var(--fig-paper) 40%,transparent) 100% 0/3rem 100% no-repeat local,
@@ -73,11 +74,11 @@ summary{cursor:pointer;color:var(--soft);font-size:.95rem}
 details{margin:.5rem 0}
 details[open] summary{margin-bottom:.6rem}
 footer{margin-top:3rem;color:var(--soft);font-size:.85rem}
-@media (max-width:34rem){main{padding:1.2rem .9rem 3rem}h1{font-size:1.4rem}.numbers dd{font-size:1.12rem}
+@media (max-width:34rem){main{padding:1.2rem .9rem 3rem}.table{max-width:100%}h1{font-size:1.4rem}.numbers dd{font-size:1.12rem}
 .numbers{grid-template-columns:repeat(2,1fr)}.lines li{grid-template-columns:1fr;margin:.5rem 0}
 .verdict{padding:.75rem .85rem;font-size:1rem}.drawing{padding:.4rem}}
 @media print{body{font-size:10.5pt}main{max-width:none;padding:0}figure,.numbers div,tr,.verdict{break-inside:avoid}
-h2{break-after:avoid}.drawing,.table{overflow:visible}figure svg{min-width:0}}
+h2{break-after:avoid}.drawing,.table{overflow:visible}.table{max-width:100%}figure svg{min-width:0}}
 """
 
 MACROS = """{% macro figure(picture, titled=false) %}

@@ -98,7 +98,7 @@ def test_a_finished_folder_is_refused_and_overwrite_replaces_it(place: Path, fin
     before = final_hash(finished)
     again = call("run", place / "tiny-local.toml", "--output", place / "out")
     assert again.exit_code == 2
-    assert "holds a finished run; use --overwrite" in again.stderr
+    assert "holds a finished run; use --overwrite to replace it, or another --output (grid" in again.stderr
     assert call("run", place / "tiny-local.toml", "--output", place / "out", "--overwrite").exit_code == 0
     assert final_hash(finished) == before
 
@@ -118,6 +118,14 @@ def test_an_unfinished_run_names_resume_and_resume_finishes_it(
     resumed = call("resume", folder, "--format", "json")
     assert parsed(resumed)["summaries"][0]["resumed_at"] == 1
     assert final_hash(folder) == final_hash(finished)
+
+
+def test_resume_of_a_finished_run_says_so_and_changes_nothing(finished: Path) -> None:
+    before = (finished / "rounds.jsonl").read_bytes()
+    again = call("resume", finished)
+    assert again.exit_code == 0
+    assert "had finished before; nothing is run again" in again.stdout.replace("\n", " ")
+    assert (finished / "rounds.jsonl").read_bytes() == before
 
 
 def test_resume_refuses_what_is_no_run(tmp_path: Path, finished: Path) -> None:
