@@ -45,7 +45,7 @@ def open_finished(folder: Path, states: Path) -> Finished:
     experiment = experiment_from(tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")))
     if experiment.record != "messages" or not (folder / "transcript").is_dir():
         raise ConfigError(
-            f'{folder} holds no messages; run it with record = "messages" (again: --set record=messages --overwrite)'
+            f'{folder} holds no messages; run it with record = "messages", or python -m simulations audit CONFIG, which does'
         )
     data = open_data(states.parent / "data" / data_hash(experiment))
     setting = settings.build(experiment, data.shape, data.classes)

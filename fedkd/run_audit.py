@@ -20,7 +20,10 @@ KIND = "run_audit"
 MAX_BYTES = 64 * 2**20
 """A larger file is refused unread."""
 FOLDER, FILE = "audit", "audit.json"
-NOT_AUDITED = "not audited: run python -m simulations audit RUN, of a run that was made with --set record=messages"
+NOT_AUDITED = (
+    "not audited: run python -m simulations audit CONFIG, which runs the configuration again with messages recorded and rows "
+    "held out; audit RUN where a run has both"
+)
 """What a run's page says before its audit; RUN is the run's folder."""
 _ORDERS = ((LEAK, "leak shown: "), (NO_LEAK, "no leak shown at detectable size "), (NOT_TESTED, "not tested: "))
 

@@ -166,7 +166,7 @@ def test_the_command_takes_folder_or_file_and_writes_junit(tmp_path: Path) -> No
 def test_the_command_refuses_what_is_no_sound_audit(tmp_path: Path) -> None:
     run = write(tmp_path, rounds=2)
     bare = CliRunner().invoke(app, ["gate", str(run)])
-    assert bare.exit_code == 2 and "not audited: run python -m simulations audit RUN" in bare.output
+    assert bare.exit_code == 2 and "not audited: run python -m simulations audit CONFIG" in bare.output
     content = example()
     content["verdicts"][0]["text"] = "leak shown: auc 0.99 [0.98, 1]"
     wrong = CliRunner().invoke(app, ["gate", str(write_audit(run, content))])

@@ -46,7 +46,7 @@ def write_report(run: Path, compared: Sequence[Path] = ()) -> Path:
         "numbers": key_numbers(own),
         "pictures": pictures,
         "audit": audit,
-        "not_audited": f"{NOT_AUDITED} (RUN is the folder of this page).",
+        "not_audited": f"{NOT_AUDITED} (CONFIG is the file this run was started with, RUN the folder of this page).",
         "statements": statement_tables(own),
         "failures": failure_table(own),
         "failures_text": failure_text(own),

@@ -125,7 +125,7 @@ def test_the_run_page_shows_the_verdict_lines_and_a_link(audited: Path, write_ru
     assert 'href="audit/audit.html"' in text and "nothing here was attacked" not in page.text
     assert "not audited" not in page.text
     bare = Page(build_run(write_run("bare", rounds=3)).read_text()).text
-    assert "not audited: run python -m simulations audit RUN" in bare
+    assert "not audited: run python -m simulations audit CONFIG" in bare
 
 
 def test_an_audit_of_another_state_is_not_shown_on_the_run_page(write_run: Callable[..., Path]) -> None:
@@ -146,7 +146,7 @@ def test_a_broken_audit_costs_the_run_page_nothing(write_run: Callable[..., Path
 
 
 def test_a_run_without_an_audit_is_refused_with_the_command(write_run: Callable[..., Path]) -> None:
-    with pytest.raises(ConfigError, match="not audited: run python -m simulations audit RUN"):
+    with pytest.raises(ConfigError, match="not audited: run python -m simulations audit CONFIG"):
         build(write_run(rounds=3))
 
 

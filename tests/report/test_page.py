@@ -56,10 +56,7 @@ def test_the_page_prints_the_summary(demo: tuple[Path, Path]) -> None:
     assert "FedD2S-avg (ours), method fedd2s, trained the model cnn_small for 40 rounds on digits" in page.text
     assert "python -m simulations run configs/demo.toml --set seed=0" in page.text
     assert "No privacy guarantee is computed for this run; nothing here was attacked." in page.text
-    assert (
-        "not audited: run python -m simulations audit RUN, of a run that was made with --set record=messages (RUN is"
-        in page.text
-    )
+    assert "not audited: run python -m simulations audit CONFIG, which runs the configuration again" in page.text
     assert "level 4 from round 1, level 3 from round 21, level 2 from round 31, level 1 from round 37" in page.text
     assert "partition.args alpha = 0.5" in page.text
     assert "version of flwr 1.41.0" in page.text
