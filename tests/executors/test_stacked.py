@@ -95,6 +95,30 @@ def test_a_client_whose_values_are_no_numbers_spoils_no_other() -> None:
         assert all(torch.allclose(got[n], expected[n], rtol=0, atol=1e-5) for n in expected)
 
 
+@pytest.mark.parametrize("mu", [0.1, 2.0])
+def test_a_proximal_term_over_the_parameters_is_that_of_loop(mu: float) -> None:
+    """FedProx's loss as docs/how-to/add-a-method.md has it: it reads the parameters themselves, and what they began from."""
+
+    def prox(rows: int) -> Job:
+        plain = job(rows=rows)
+        anchor = {n: plain.params[n].clone() + 0.1 for n in plain.trainable}
+
+        def loss(params: Any, x: Tensor, y: Tensor, targets: Any) -> Tensor:
+            distance = sum(((params[n] - w).square().sum() for n, w in anchor.items()), start=x.new_zeros(()))
+            return plain.loss(params, x, y, targets) + 0.5 * mu * distance
+
+        return replace(plain, loss=loss)
+
+    def trained(executor: Any, jobs: list[Job]) -> list[dict[str, Any]]:
+        return [{n: v.numpy() for n, v in outcome.items()} for _, outcome in executor.run(jobs)]
+
+    jobs = [prox(rows) for rows in (1, 7, 32)]
+    plain = [replace(j, loss=job(rows=len(j.y)).loss) for j in jobs]
+    for one, other, without in zip(trained(stacked, jobs), trained(loop, jobs), trained(loop, plain), strict=True):
+        assert largest_difference(one, other) < 1e-5
+        assert largest_difference(other, without) > 1e-4, "the term has moved them"
+
+
 def test_a_noisy_job_is_refused_alone() -> None:
     noisy = NoisySteps(1, 0.5, 1.0, 0.0, 8.0, key=1)
     outcomes = [out for _, out in stacked.run([job(0), job(1, noisy=noisy), job(2)])]
