@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fedkd import canary, plugins
 from fedkd.config import digest8, parse_args, parse_table
@@ -17,7 +17,10 @@ from fedkd.language import Size, check_size
 from fedkd.losses import swing as swing_loss
 from fedkd.swing_arms import ARMS, GROUPS, Regime, arm_gaps
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 FORMAT = 1
 """Version of every draw and file of a study; part of its hash."""
@@ -195,7 +198,7 @@ def study_plan(path: Path, kind: str, default: T, tables: Sequence[str]) -> T:
     """
     whole = study_file(path, kind)
     own = {name: changed(getattr(default, name), whole.pop(name, {}), f"{path.name}: [{name}]") for name in tables}
-    return replace(parse_table({"name": path.stem, **whole}, type(default), path.name), **own)  # type: ignore[type-var]
+    return replace(parse_table({"name": path.stem, **whole}, type(default), path.name), **own)
 
 
 def read_plan(path: Path) -> Plan:

@@ -18,7 +18,7 @@ import psutil
 
 from fedkd.errors import ConfigError
 from fedkd.faults import KILL_POINTS
-from server.server_app import check_before_start
+from fedkd.native import compiler
 from simulations.grids.ray_runtime import Need, connected
 from simulations.run import DONE, execute, folders_of, load
 
@@ -44,7 +44,7 @@ def determinism(config: Path, flower: bool = True, ray: bool = True) -> int:
             stack.enter_context(connected("", Need(), 2))
         for kind, settings in EXPERIMENTS.items():
             args = [*settings, "report=false"]
-            if kind == "native" and (missing := _missing(config, args)):
+            if kind == "native" and (missing := _no_compiler()):
                 print(f"{kind:<9} left out: {missing}", flush=True)
                 continue
             hashes: list[str] = []
@@ -70,10 +70,10 @@ def determinism(config: Path, flower: bool = True, ray: bool = True) -> int:
     return 0 if good else 1
 
 
-def _missing(config: Path, settings: Sequence[str]) -> str:
-    """Why an experiment cannot be run on this machine; empty where it can."""
+def _no_compiler() -> str:
+    """Why executor ``native`` cannot run on this machine; empty where a compiler is here, and then it must."""
     try:
-        check_before_start(load(config, settings))
+        compiler.find_compiler()
     except ConfigError as error:
         return str(error).splitlines()[0]
     return ""

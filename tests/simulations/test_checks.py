@@ -36,20 +36,19 @@ def test_determinism_fails_where_a_grid_gives_other_bits(config: Path, monkeypat
     assert checks.determinism(config, flower=False, ray=False) == 1
 
 
-def test_an_experiment_that_nothing_here_can_run_is_left_out_by_name(
+def test_without_a_compiler_the_native_executor_is_left_out_by_name(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(
-        checks, "_missing", lambda config, settings: "no C compiler" if "executor.name=native" in settings else ""
-    )
+    monkeypatch.setenv("CC", "no-such-compiler")
     monkeypatch.setattr(checks, "_hash", lambda c, s, o, grid, workers, nodes: f"{s}")
     assert checks.determinism(config, flower=False, ray=False) == 0
-    assert "native    left out: no C compiler" in capsys.readouterr().out
+    assert "native    left out: executor native: CC names 'no-such-compiler'" in capsys.readouterr().out
 
 
-def test_what_is_missing_is_the_first_line_of_the_refusal(config: Path) -> None:
-    assert checks._missing(config, ["report=false"]) == ""
-    assert "stacked" in checks._missing(config, ["executor.name=stacked", "mechanism.name=dpsgd", "method.name=fedavg"])
+def test_with_a_compiler_a_native_run_that_fails_fails_the_check(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_no_compiler", str)
+    monkeypatch.setattr(checks, "_hash", lambda c, s, o, *rest: "" if "executor.name=native" in s else f"{s}")
+    assert checks.determinism(config, flower=False, ray=False) == 1
 
 
 @pytest.mark.slow

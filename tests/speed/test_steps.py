@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,15 @@ def test_a_way_that_ends_elsewhere_does_not_count(
     assert lazy_row["gap"] > 1e-3
     assert broken["gap"] == float("inf")
     assert not lazy_row["counts"] and not broken["counts"]
+
+
+@pytest.mark.parametrize("workload", [workloads.W1, workloads.W4], ids=lambda w: w.key)
+def test_where_stacked_ends_elsewhere_float32_rounding_decided(workload: workloads.Workload, tmp_path: Path) -> None:
+    """In float32 one of these clients parts from ``loop`` by more than the tolerance; in float64 none does."""
+    _, jobs = steps.jobs(workload, tmp_path)
+    wide = [replace(j, params={n: v.double() for n, v in j.params.items()}, x=j.x.double()) for j in jobs]
+    stacked, loop = (plugins.find("executors", name) for name in ("stacked", "loop"))
+    assert max(steps.apart(list(stacked.run(wide)), list(loop.run(jobs)))) < 1e-6
 
 
 def test_the_table_compares_with_the_first_way_of_each_workload() -> None:
